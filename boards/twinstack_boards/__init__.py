@@ -1,0 +1,1 @@
+"""Boards: pins, clocks, builds and bitstreams."""

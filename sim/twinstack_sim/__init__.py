@@ -1,0 +1,1 @@
+"""The engine under Verilator: Python API over the compiled model, wire models, peers, command line."""
