@@ -10,6 +10,7 @@ from pathlib import Path
 
 from amaranth.back import verilog
 from cocotb_tools.runner import get_runner
+
 from twinstack_sim.toolchain import BUILD, build_lock, fingerprint, verilator_environment
 
 TESTS = Path(__file__).resolve().parents[1]
