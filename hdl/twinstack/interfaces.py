@@ -1,10 +1,9 @@
 """Signatures and payloads that several blocks share.
 
 Streams are :mod:`amaranth.lib.stream`; a payload with more than one field is a ``data.Struct`` here. Everything is in
-the ``sync`` domain.
+the ``sync`` domain. This file must not postpone the evaluation of annotations: ``data.Struct`` skips a field whose shape
+is a string, and ends up empty without an error.
 """
-
-from __future__ import annotations
 
 from amaranth import *
 from amaranth.lib import data, stream, wiring
