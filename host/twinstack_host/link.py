@@ -1,0 +1,60 @@
+"""The way from a program to an engine: registers, host memory, interrupt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class LinkError(OSError):
+    """The engine cannot be reached, or does not answer in time."""
+
+
+class HostLink(ABC):
+    """One engine as its host sees it. A backend exists for each kind of connection; the first is the simulation.
+
+    Addresses of registers are byte offsets into the host's CSR target (:mod:`twinstack.proto.memory_map`); addresses
+    of host memory are byte addresses on the host bus, as the engine uses them.
+    """
+
+    @property
+    @abstractmethod
+    def memory_base(self) -> int:
+        """First byte address of host memory on the host bus."""
+
+    @property
+    @abstractmethod
+    def memory_size(self) -> int:
+        """Bytes of host memory."""
+
+    @abstractmethod
+    def csr_read(self, offset: int) -> int:
+        """Read the 32-bit register at byte ``offset``.
+
+        Raises
+        ------
+        LinkError
+            If the engine does not answer.
+        """
+
+    @abstractmethod
+    def csr_write(self, offset: int, value: int) -> None:
+        """Write the 32-bit register at byte ``offset``; raises :class:`LinkError` like :meth:`csr_read`."""
+
+    @abstractmethod
+    def read(self, address: int, length: int) -> bytes:
+        """Read host memory."""
+
+    @abstractmethod
+    def write(self, address: int, data: bytes) -> None:
+        """Write host memory; ordered before a later :meth:`csr_write`."""
+
+    @abstractmethod
+    def wait_interrupt(self, timeout: float) -> bool:
+        """Let the engine work until it raises the host interrupt, at most ``timeout`` seconds of its own time.
+
+        Returns whether the interrupt is up; it may be already, then the call returns at once.
+        """
+
+    @abstractmethod
+    def clock(self) -> float:
+        """Seconds of the engine's own time; time-outs count in it."""
