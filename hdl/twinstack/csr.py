@@ -166,7 +166,7 @@ class RegisterBlock(wiring.Component):
                 name = declaration.name if declaration.count == 1 else f"{declaration.name}_{index}"
                 builder.add(name, register, offset=declaration.offset + WORD_BYTES * index)
         self._bridge = csr.Bridge(builder.as_memory_map())
-        super().__init__({"bus": In(self._bridge.bus.signature)})
+        super().__init__({"bus": In(csr.Signature(addr_width=builder.addr_width, data_width=32))})
         self.bus.memory_map = self._bridge.bus.memory_map
 
     def field(self, register: str, name: str = "value", *, index: int = 0):
