@@ -1,0 +1,124 @@
+"""What a board file declares, and the top that every board shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth import Elaboratable, Module, ResetSignal
+from amaranth.build import Attrs, Pins, Resource, Subsignal
+from amaranth.lib import wiring
+
+from twinstack.config import EngineConfig
+from twinstack.engine import Engine
+
+from .clocking import Ecp5Clocks, TickGenerator
+from .host_side import HostMemory, HostShiftPort
+from .rgmii import RgmiiPort
+
+TX_HZ = 125_000_000
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board.
+
+    Parameters
+    ----------
+    platform : callable
+        Makes the amaranth-boards platform.
+    config : EngineConfig
+        Memory profile, ports, clock.
+    host_memory_bytes : int
+        Block RAM on the host bus, a power of two.
+    reference, reset : str
+        Resource names of the oscillator and the reset button.
+    reference_hz : int
+        Frequency of the oscillator.
+    rgmii : tuple of (str, int)
+        Resource of each network port.
+    serial_connector : (str, int)
+        Connector of the host's serial port.
+    serial_pins : str
+        Its pins: clock, select, data in, data out.
+    block_ram_limit, lut_limit : int
+        What the device has: blocks of 18 kbit, four-input tables.
+    """
+
+    name: str
+    platform: Callable[[], Any]
+    config: EngineConfig
+    host_memory_bytes: int
+    reference: str
+    reference_hz: int
+    reset: str
+    rgmii: tuple[tuple[str, int], ...]
+    serial_connector: tuple[str, int]
+    serial_pins: str
+    block_ram_limit: int
+    lut_limit: int
+
+    def __post_init__(self) -> None:
+        if len(self.rgmii) != self.config.ports:
+            raise ValueError(f"rgmii must name {self.config.ports} ports, not {self.rgmii!r}")
+
+
+class BoardTop(Elaboratable):
+    """Engine, clocks, pins, host memory.
+
+    Parameters
+    ----------
+    board : Board
+    code : sequence of int
+        Words of the firmware in the bitstream.
+    """
+
+    def __init__(self, board: Board, code: Sequence[int]):
+        self._board, self._code = board, code
+
+    def elaborate(self, platform):  # type: ignore[no-untyped-def]
+        m = Module()
+        board = self._board
+        clock, select, data_in, data_out = board.serial_pins.split()
+        platform.add_resources(
+            [
+                Resource(
+                    "host_serial",
+                    0,
+                    Subsignal("clock", Pins(clock, dir="i", conn=board.serial_connector)),
+                    Subsignal("select", Pins(select, dir="i", conn=board.serial_connector)),
+                    Subsignal("data_in", Pins(data_in, dir="i", conn=board.serial_connector)),
+                    Subsignal("data_out", Pins(data_out, dir="o", conn=board.serial_connector)),
+                    Attrs(IO_TYPE="LVCMOS33"),
+                )
+            ]
+        )
+        reference = platform.request(board.reference, 0, dir="i").i
+        reset = platform.request(board.reset, 0, dir="i").i
+        m.submodules.clocks = clocks = Ecp5Clocks(reference, board.reference_hz, board.config.sync_hz, TX_HZ, reset)
+        platform.add_clock_constraint(clocks.sync_clk, board.config.sync_hz)
+        platform.add_clock_constraint(clocks.tx_clk, TX_HZ)
+        m.submodules.tick = tick = TickGenerator(board.config.sync_hz)
+        m.submodules.engine = engine = Engine(board.config, code=self._code, autostart=bool(self._code))
+        m.d.comb += engine.tick.eq(tick.tick)
+        for index, (name, number) in enumerate(board.rgmii):
+            pins = platform.request(name, number)
+            m.submodules[f"rgmii{index}"] = port = RgmiiPort(pins, clocks.tx_clk, ResetSignal("tx"), index=index)
+            platform.add_clock_constraint(pins.rx_clk.i, TX_HZ)
+            wiring.connect(m, getattr(engine, f"port{index}"), port.gmii)
+            m.d.comb += [pins.rst.o.eq(ResetSignal("sync")), pins.mdc.o.eq(0), pins.mdio.oe.eq(0)]
+        m.submodules.host_memory = memory = HostMemory(board.host_memory_bytes)
+        m.submodules.serial = serial = HostShiftPort()
+        wiring.connect(m, engine.host_read, memory.read)
+        wiring.connect(m, engine.host_write, memory.write)
+        wiring.connect(m, serial.memory, memory.port)
+        wiring.connect(m, serial.csr, engine.host_csr)
+        serial_pins = platform.request("host_serial", 0)
+        m.d.comb += [
+            serial.clock.eq(serial_pins.clock.i),
+            serial.select.eq(serial_pins.select.i),
+            serial.data_in.eq(serial_pins.data_in.i),
+            serial_pins.data_out.o.eq(serial.data_out),
+        ]
+        return m

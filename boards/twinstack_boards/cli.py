@@ -1,0 +1,38 @@
+"""``twinstack build``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def add_commands(commands: Any) -> None:
+    """Add the boards' sub-commands."""
+    import amaranth_boards  # noqa: F401  the extra is there, or this module is of no use
+
+    parser = commands.add_parser("build", help="build the bitstream of a board")
+    parser.add_argument("board", help="board name")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the placer")
+    parser.set_defaults(run=run_build)
+
+
+def run_build(options: argparse.Namespace) -> int:
+    """Build, print the table, and fail where a clock is missed."""
+    from twinstack_sim.toolchain import BUILD
+
+    from .build import BuildError, board_by_name, build
+    from .firmware import firmware_words
+
+    try:
+        board = board_by_name(options.board)
+        table, clocks = build(board, firmware_words(board), BUILD / options.board, seed=options.seed)
+    except (BuildError, ValueError) as error:
+        print(f"build: FAILED {error}", file=sys.stderr)
+        return 1
+    print(table)
+    folder = BUILD / options.board
+    (folder / "clocks.json").write_text(json.dumps({clock.name: [clock.asked, clock.reached] for clock in clocks}))
+    print(f"build: {folder / 'top.bit'}")
+    return 0

@@ -1,0 +1,25 @@
+"""Build the firmware images from their sources."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from .lwip_source import lwip_dir
+from .toolchain import BUILD, REPOSITORY
+
+
+def build_firmware(program: str = "twinstack") -> Path:
+    """Make the image of ``program`` and return its path; an image that is up to date is not made again.
+
+    Raises
+    ------
+    RuntimeError
+        If the compiler fails; its last lines are in the text.
+    """
+    folder = BUILD / "firmware"
+    command = ["make", "-s", "-C", str(REPOSITORY / "firmware"), f"LWIP_DIR={lwip_dir()}", f"BUILD={folder}"]
+    done = subprocess.run([*command, f"{folder}/{program}.img"], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"firmware {program} did not compile:\n{(done.stdout + done.stderr)[-2000:]}")
+    return folder / f"{program}.img"
