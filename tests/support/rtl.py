@@ -26,7 +26,9 @@ def seed() -> int:
     return value
 
 
-def run_cocotb(component, test_file: str, *, testcase=None, name: str | None = None, environment=None, waves=False):
+def run_cocotb(
+    component, test_file: str, *, testcase=None, name: str | None = None, environment=None, waves=False, sources=()
+):
     """Build ``component`` (cached by its Verilog) and run the ``@cocotb.test`` functions of ``test_file`` on it.
 
     Parameters
@@ -43,6 +45,8 @@ def run_cocotb(component, test_file: str, *, testcase=None, name: str | None = N
         Passed to the bench.
     waves : bool
         Write an FST into the build folder.
+    sources : sequence of Path
+        Verilog files with the modules that ``component`` instantiates.
 
     Raises
     ------
@@ -51,7 +55,8 @@ def run_cocotb(component, test_file: str, *, testcase=None, name: str | None = N
     """
     top = name or type(component).__name__.lower()
     source = verilog.convert(component, name=top, strip_internal_attrs=True)
-    folder = BUILD / "rtl" / f"{top}-{fingerprint(source, str(waves))}"
+    parts = [source, str(waves), *(path.read_text() for path in map(Path, sources))]
+    folder = BUILD / "rtl" / f"{top}-{fingerprint(*parts)}"
     runner = get_runner("verilator")
     saved, saved_path = dict(os.environ), list(sys.path)
     os.environ.update(verilator_environment())
@@ -62,7 +67,7 @@ def run_cocotb(component, test_file: str, *, testcase=None, name: str | None = N
             (folder / "ports.vlt").write_text(PUBLIC_PORTS.format(top=top))
             stamp = folder / "built"
             runner.build(
-                sources=[folder / "top.v"],
+                sources=[folder / "top.v", *sources],
                 hdl_toplevel=top,
                 build_dir=folder,
                 build_args=["--no-public-flat-rw", "-Wno-fatal", "-O3", str(folder / "ports.vlt")],
