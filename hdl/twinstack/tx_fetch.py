@@ -1,0 +1,169 @@
+"""Memory access of the TX engine: runs of bytes from any memory of any core, one word per cycle."""
+
+from amaranth import *
+from amaranth.lib import data, enum, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .byte_packer import PackInput
+from .config import EngineConfig
+from .interfaces import ram_port_for
+from .proto.memory_map import DATA_BASE, RX_BANK_BASE, TX_BANK_BASE
+
+REGION_LSB = 24
+"""Address bits from here up to 30 tell the memory; the memories are smaller and their bases are aligned to this."""
+LOCAL_BITS = 18
+"""Bits of a byte offset in the largest memory that a configuration permits."""
+
+
+class Region(enum.Enum, shape=2):
+    """The memories of one core."""
+
+    DATA = 0
+    RX_BANK = 1
+    TX_BANK = 2
+
+
+REGION_BASES = {Region.DATA: DATA_BASE, Region.RX_BANK: RX_BANK_BASE, Region.TX_BANK: TX_BANK_BASE}
+
+
+def region_bytes(config: EngineConfig) -> dict[Region, int]:
+    """Size of each memory in bytes."""
+    return {
+        Region.DATA: config.data_bytes,
+        Region.RX_BANK: config.rx_bank_bytes,
+        Region.TX_BANK: config.tx_bank_bytes,
+    }
+
+
+class TxRun(data.Struct):
+    """A run of bytes to read, or one word to write."""
+
+    region: Region
+    offset: LOCAL_BITS  # byte in the memory; a write ignores bits 1:0
+    length: 16  # bytes, at least 1; 4 for a write
+    last: 1  # the last word of the run gets last in the answer
+    write: 1
+    data: 32  # word to write
+
+
+class TxFetch(wiring.Component):
+    """Reads runs of bytes from the memories of one core at a time.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    core : ``In(range(cores))``
+        Whose memories; may change only while ``idle``.
+    i : ``In(stream.Signature(TxRun))``
+        Runs. The caller has checked that they lie within the memory.
+    valid : ``Out(1)``, word : ``Out(PackInput)``
+        The words of the runs that are read, in order, without a way to stall them. Writes give none.
+    flush : ``In(1)``
+        Give up the run in progress; a request that a memory has not accepted yet stays until it is (``RamPort``). Words that
+        were asked for may still come until ``idle``.
+    idle : ``Out(1)``
+        Nothing is in progress: all is read and delivered, or written.
+    data0.., rx_bank0.., tx_bank0.. : ``Out(RamPort)``
+        Memories of each core.
+
+    Timing
+    ------
+    One word per cycle, also from one run to the next, while the memory is ready. A word is delivered two cycles after
+    its request was accepted. ``i.ready`` depends on the memory's ``ready`` in the same cycle.
+    """
+
+    def __init__(self, config: EngineConfig):
+        self._config = config
+        members = {
+            "core": In(range(config.cores)),
+            "i": In(stream.Signature(TxRun)),
+            "valid": Out(1),
+            "word": Out(PackInput),
+            "flush": In(1),
+            "idle": Out(1),
+        }
+        for core in range(config.cores):
+            members[f"data{core}"] = Out(ram_port_for(config.data_bytes))
+            members[f"rx_bank{core}"] = Out(ram_port_for(config.rx_bank_bytes))
+            members[f"tx_bank{core}"] = Out(ram_port_for(config.tx_bank_bytes))
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        run = self.i.payload
+
+        # --- Request: the registers are the port's signals ---
+        active = Signal()
+        region = Signal(Region)
+        offset = Signal(LOCAL_BITS)
+        remaining = Signal(16)  # bytes of the run from this word on
+        last, write = Signal(), Signal()
+        value = Signal(32)
+        accepted = Signal()
+        room = Signal(3)  # bytes from the offset to the end of the word
+        is_final = Signal()  # the request is the run's last
+        m.d.comb += [
+            room.eq(4 - offset[:2]),
+            is_final.eq(remaining <= room),
+            self.i.ready.eq((~active | (accepted & is_final)) & ~self.flush),
+        ]
+        with m.If(accepted):
+            m.d.sync += [
+                offset.eq(Cat(C(0, 2), offset[2:] + 1)),
+                remaining.eq(remaining - room),
+            ]
+            with m.If(is_final | self.flush):
+                m.d.sync += active.eq(0)
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [
+                active.eq(1),
+                region.eq(run.region),
+                offset.eq(run.offset),
+                remaining.eq(run.length),
+                last.eq(run.last),
+                write.eq(run.write),
+                value.eq(run.data),
+            ]
+
+        # --- Memories ---
+        read_data = Signal(32)  # of the request accepted in the previous cycle
+        asked_region = Signal(Region)
+        for core in range(self._config.cores):
+            with m.If(self.core == core):
+                for kind, name in (
+                    (Region.DATA, "data"),
+                    (Region.RX_BANK, "rx_bank"),
+                    (Region.TX_BANK, "tx_bank"),
+                ):
+                    port = getattr(self, f"{name}{core}")
+                    with m.If(region == kind):
+                        m.d.comb += [port.valid.eq(active), accepted.eq(active & port.ready)]
+                    with m.If(asked_region == kind):
+                        m.d.comb += read_data.eq(port.read_data)
+            for name in ("data", "rx_bank", "tx_bank"):
+                port = getattr(self, f"{name}{core}")
+                m.d.comb += [
+                    port.write.eq(write),
+                    port.address.eq(offset[2:]),
+                    port.data.eq(value),
+                    port.mask.eq(0b1111),
+                ]
+
+        # --- Answer: asked in the cycle of the read data, then registered ---
+        asked = Signal()
+        asked_word = Signal(PackInput)
+        m.d.sync += [
+            asked.eq(accepted & ~write),
+            asked_region.eq(region),
+            asked_word.offset.eq(offset[:2]),
+            asked_word.count.eq(Mux(is_final, remaining, room)),
+            asked_word.last.eq(is_final & last),
+            self.valid.eq(asked),
+            self.word.eq(asked_word),
+            self.word.data.eq(read_data),
+        ]
+        m.d.comb += self.idle.eq(~active & ~asked & ~self.valid)
+        return m
