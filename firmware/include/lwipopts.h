@@ -1,0 +1,114 @@
+/* Options of lwIP 2.2.1, each with its reason. */
+#ifndef LWIPOPTS_H
+#define LWIPOPTS_H
+
+#include "sizes.h"
+
+/* --- System --- */
+#define NO_SYS               1 /* an event loop, no threads */
+#define SYS_LIGHTWEIGHT_PROT 0 /* lwIP is never entered from an interrupt handler */
+#define LWIP_NETCONN         0 /* needs threads */
+#define LWIP_SOCKET          0 /* needs threads */
+#define LWIP_NETIF_API       0 /* needs threads */
+#define LWIP_TIMERS          1 /* sys_check_timeouts() from the executive */
+#define LWIP_CALLBACK_API    1 /* raw API */
+#define LWIP_STATS           0 /* the firmware counts what it needs */
+
+/* --- Memory --- */
+#define MEM_ALIGNMENT            4             /* 32-bit core */
+#define LWIP_RAM_HEAP_POINTER    platform_heap /* in the memory that the TX engine reads */
+#define MEM_SIZE                 LWIP_HEAP_BYTES
+#define MEMP_OVERFLOW_CHECK      0                    /* the sanitizers of the PC build do this */
+#define LWIP_SUPPORT_CUSTOM_PBUF 1                    /* received frames are pbufs around RX buffers */
+#define MEMP_NUM_PBUF            (2 * TX_BUFFERS + 8) /* TCP data by reference: one for each piece of a segment */
+#define MEMP_NUM_TCP_PCB         TCP_PCBS
+#define MEMP_NUM_TCP_PCB_LISTEN  LISTENERS
+#define MEMP_NUM_TCP_SEG         TCP_SEGMENTS
+#define MEMP_NUM_REASSDATA       2  /* datagrams in reassembly: their frames hold RX buffers */
+#define MEMP_NUM_FRAG_PBUF       0  /* IP_FRAG is off */
+#define MEMP_NUM_SYS_TIMEOUT     8  /* TCP, ARP, reassembly and spare */
+#define PBUF_POOL_SIZE           1  /* nothing allocates from it, lwIP wants one */
+#define PBUF_POOL_BUFSIZE        64 /* as small as lwIP allows with TCP off the pool */
+
+/* --- Link and network layer --- */
+#define LWIP_ARP                  1
+#define LWIP_ETHERNET             1
+#define ETH_PAD_SIZE              2  /* FRAME_PAD_BYTES: L3 headers are word aligned */
+#define ETHARP_SUPPORT_VLAN       0  /* tagged frames are for nobody yet */
+#define ARP_TABLE_SIZE            16 /* 24 bytes each */
+#define ARP_QUEUEING              0  /* the last packet is kept, not a queue: heap is small */
+#define ETHARP_TABLE_MATCH_NETIF  1  /* two ports may see the same address */
+#define LWIP_SINGLE_NETIF         0  /* one netif for each port */
+#define LWIP_NETIF_LOOPBACK       0  /* the host loops by itself */
+#define LWIP_HAVE_LOOPIF          0
+#define LWIP_NETIF_TX_SINGLE_PBUF 0 /* the TX engine gathers */
+#define LWIP_IPV4                 1
+#define LWIP_IPV6                 0 /* not yet */
+#define IP_FORWARD                0 /* an end system */
+#define IP_FRAG                   0 /* TCP never needs it, pings are bounded by the MTU */
+#define IP_REASSEMBLY             1 /* done from the IPv4 hook, so that foreign flows never reach TCP */
+#define IP_REASS_MAX_PBUFS        6 /* RX buffers that fragments may hold */
+#define IP_REASS_MAXAGE           5 /* seconds; RX buffers are few */
+#define IP_REASS_FREE_OLDEST      1 /* the newest datagram has the best chance */
+#define IP_OPTIONS_ALLOWED        1
+#define LWIP_ICMP                 1
+#define LWIP_BROADCAST_PING       0 /* RFC 1122 3.2.2.6 permits silence */
+#define LWIP_MULTICAST_PING       0
+#define LWIP_RAW                  0 /* PING is not implemented yet */
+#define LWIP_UDP                  1 /* a datagram to a closed port gets its ICMP answer */
+#define MEMP_NUM_UDP_PCB          1 /* sockets come later */
+#define LWIP_DHCP                 0
+#define LWIP_DNS                  0
+#define LWIP_IGMP                 0
+#define LWIP_AUTOIP               0
+#define LWIP_ACD                  0
+
+/* --- Checksums: TX engine and parser do IPv4, TCP, UDP --- */
+#define CHECKSUM_GEN_IP       0
+#define CHECKSUM_GEN_UDP      0
+#define CHECKSUM_GEN_TCP      0
+#define CHECKSUM_GEN_ICMP     1 /* not in hardware */
+#define CHECKSUM_CHECK_IP     0 /* netif.c checks what the parser could not */
+#define CHECKSUM_CHECK_UDP    0
+#define CHECKSUM_CHECK_TCP    0
+#define CHECKSUM_CHECK_ICMP   1 /* not in hardware */
+#define LWIP_CHECKSUM_ON_COPY 0 /* nothing is copied */
+
+/* --- TCP --- */
+#define LWIP_TCP                       1
+#define TCP_MSS                        1460                             /* Ethernet */
+#define TCP_WND                        (SOCKET_QUOTA_BUFFERS * TCP_MSS) /* without a RECV posted; socket.c widens it */
+#define TCP_SND_BUF                    (SOCKET_TX_BUFFERS * TCP_MSS) /* bytes that may wait for an acknowledgement */
+#define TCP_SND_QUEUELEN               (4 * SOCKET_TX_BUFFERS) /* pbufs: header and data, and small pieces */
+#define TCP_SNDLOWAT                   TCP_MSS /* unused by the raw API; lwIP checks it against TCP_SND_BUF */
+#define TCP_SNDQUEUELOWAT              4       /* likewise, against TCP_SND_QUEUELEN */
+#define TCP_WND_UPDATE_THRESHOLD       TCP_MSS /* socket.c decides itself */
+#define TCP_OVERSIZE                   0       /* data is never copied, so there is no room to keep */
+#define TCP_QUEUE_OOSEQ                1       /* without it each loss becomes go-back-N */
+#define TCP_OOSEQ_MAX_PBUFS            4       /* RX buffers that one connection may hold out of order */
+#define TCP_LISTEN_BACKLOG             1       /* connections wait for an ACCEPT */
+#define TCP_TMR_INTERVAL               100     /* ms; the default of 250 makes loss recovery slow */
+#define TCP_SYNMAXRTX                  4       /* a dead peer is reported within about 20 s */
+#define TCP_MSL                        5000UL  /* ms; TIME_WAIT of 10 s, PCBs are few */
+#define LWIP_TCP_RTO_TIME              1000    /* RFC 6298 2.1 */
+#define LWIP_TCP_SACK_OUT              0       /* 20 bytes each PCB, and the sender of lwIP uses none */
+#define LWIP_TCP_TIMESTAMPS            0       /* the study measured +170 instructions a segment */
+#define LWIP_WND_SCALE                 0       /* windows stay far below 64 KiB */
+#define LWIP_TCP_KEEPALIVE             0
+#define SO_REUSE                       1 /* a listener's port may also be that of its old connections */
+#define LWIP_DISABLE_TCP_SANITY_CHECKS 1 /* they measure the window against the PBUF_POOL that nothing uses  \
+                                          */
+
+/* --- Hooks --- */
+#define LWIP_HOOK_FILENAME "lwip_hooks.h"
+
+#if TCP_WND < TCP_MSS || TCP_WND > 0xFFFF
+#error "the quota must hold a segment and fit the window field"
+#endif
+#if MEM_SIZE < 4096
+#error "a ping of 1500 bytes and its answer must fit the heap"
+#endif
+
+extern unsigned char *const platform_heap;
+
+#endif

@@ -1,0 +1,77 @@
+/* Sizes of everything that firmware allocates at compile time; the build prints what they add up to. */
+#ifndef SIZES_H
+#define SIZES_H
+
+#include "twinstack_abi.h"
+#include "twinstack_config.h"
+
+#define RX_BUFFERS TS_CONFIG_RX_BUFFERS
+#define TX_BUFFERS TS_CONFIG_TX_BUFFERS
+
+/* The RX ring must hold as many descriptors as there are buffers. */
+#if TS_CONFIG_RX_BUFFERS <= 4u
+#define RX_RING_LOG2 2u
+#elif TS_CONFIG_RX_BUFFERS <= 8u
+#define RX_RING_LOG2 3u
+#elif TS_CONFIG_RX_BUFFERS <= 16u
+#define RX_RING_LOG2 4u
+#elif TS_CONFIG_RX_BUFFERS <= 32u
+#define RX_RING_LOG2 5u
+#else
+#define RX_RING_LOG2 6u
+#endif
+#define RX_RING_ENTRIES (1u << RX_RING_LOG2)
+
+#define TX_RING_LOG2    4u /* frames on their way; more wait in TCP */
+#define TX_RING_ENTRIES (1u << TX_RING_LOG2)
+#define SQ_RING_LOG2    3u /* deliveries; more wait in the host's ring */
+#define SQ_RING_ENTRIES (1u << SQ_RING_LOG2)
+#define DMA_QUEUE       32u /* host DMA transfers of one direction, waiting or in hardware */
+#define MESSAGE_QUEUE   8u  /* messages to other cores that wait for space */
+
+#define SCRATCH_BYTES  128u /* small results on their way to host memory lie in the last TX buffer */
+#define SCRATCH_PIECES (TS_TX_BUFFER_BYTES / SCRATCH_BYTES)
+
+#ifndef SOCKETS
+#define SOCKETS 64
+#endif
+#define LISTENERS            8
+#define OPERATIONS           96                 /* operations that one core can have pending */
+#define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
+#define TCP_SEGMENTS         (SOCKETS + 2 * 16) /* a SYN or FIN for each socket, and data */
+#define SOCKET_QUOTA_BUFFERS 2                  /* RX buffers of a socket without a posted RECV */
+#define SOCKET_WINDOW_MAX    (8u * 1460u)       /* advertised at most; half of the RX bank */
+#define SOCKET_TX_BUFFERS    8                  /* TX buffers that one socket may hold */
+#define RX_RESERVE           (RX_BUFFERS / 2u)  /* below this the quota is enforced */
+
+#ifdef TWINSTACK_HOST
+#define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */
+#else
+#define LWIP_HEAP_BYTES 8192 /* headers of segments in flight, and a ping of 1,500 bytes */
+#endif
+
+/* Linux error numbers, as the host expects them. */
+#define E_IO           5
+#define E_BADF         9
+#define E_AGAIN        11
+#define E_NOMEM        12
+#define E_FAULT        14
+#define E_BUSY         16
+#define E_INVAL        22
+#define E_NFILE        23
+#define E_PIPE         32
+#define E_OPNOTSUPP    95
+#define E_AFNOSUPPORT  97
+#define E_ADDRINUSE    98
+#define E_ADDRNOTAVAIL 99
+#define E_NETUNREACH   101
+#define E_CONNABORTED  103
+#define E_CONNRESET    104
+#define E_NOBUFS       105
+#define E_NOTCONN      107
+#define E_TIMEDOUT     110
+#define E_CONNREFUSED  111
+#define E_HOSTUNREACH  113
+#define E_CANCELED     125
+
+#endif

@@ -1,0 +1,63 @@
+/* One core's stack: drivers, lwIP and the executive that runs them. Both programs are built on it. */
+#ifndef STACK_H
+#define STACK_H
+
+#include "drivers.h"
+#include "lwip/netif.h"
+
+#define FIRMWARE_VERSION_MAJOR 0u
+#define FIRMWARE_VERSION_MINOR 1u
+#define FIRMWARE_VERSION_PATCH 0u
+
+struct stack {
+    uint8_t core, cores, ports, epoch;
+    uint32_t isn_secret[4];
+    uint32_t foreign;      /* reassembled segments of flows that live on another core */
+    uint32_t bad_checksum; /* found by software where hardware could not check */
+    struct lock lock;
+    struct message message;
+    struct bank bank;
+    struct dma dma_in, dma_out;
+    struct tx tx;
+    struct sq sq;
+    struct rx rx;
+    struct netif netifs[TS_CONFIG_PORTS];
+};
+
+/* The program on top. Each function returns how much it did, so that the executive knows when to idle. */
+struct program {
+    void *context;
+    int (*deliver)(void *context); /* submission queue entries */
+    int (*message)(void *context, uint32_t sender, const uint32_t words[4]);
+    int (*pump)(void *context); /* after anything happened */
+};
+
+/* boot.c */
+int boot_check(void);  /* magic and ABI; on a mismatch both versions are on the console */
+void boot_ready(void); /* the stack is up: take part in dispatch */
+void boot_failed(void);
+
+/* executive.c */
+int stack_init(struct stack *stack);
+uint32_t stack_manager(void); /* number of the manager core now */
+int executive_step(struct stack *stack, const struct program *program);
+void executive_run(struct stack *stack, const struct program *program) __attribute__((noreturn));
+void executive_tick(void); /* from the interrupt handler */
+
+/* netif.c */
+struct port_config {
+    uint32_t address, gateway; /* wire bytes */
+    uint8_t prefix_length;
+    uint8_t mac[6];
+};
+int ports_init(struct stack *stack);
+int ports_input(struct stack *stack, uint32_t port, struct pbuf *p);
+void ports_configure(struct stack *stack, uint32_t port, const struct port_config *config);
+uint32_t prefix_mask(uint32_t length); /* wire bytes */
+
+/* directory.c: local ports handed out for outgoing connections, shared by the cores */
+int directory_init(struct stack *stack); /* scrubs what this core's earlier epochs left */
+int directory_take(struct stack *stack, uint16_t port);
+void directory_release(struct stack *stack, uint16_t port);
+
+#endif

@@ -1,0 +1,235 @@
+/* lwIP on the network ports: one netif for each, the same addresses on every core. */
+#include "stack.h"
+#include "lwip/etharp.h"
+#include "lwip/inet_chksum.h"
+#include "lwip/ip4_frag.h"
+#include "lwip/prot/ip.h"
+#include "lwip/prot/ip4.h"
+#include "lwip/prot/tcp.h"
+#include "lwip/prot/udp.h"
+#include "netif/ethernet.h"
+#include "lwip_hooks.h"
+#include <string.h>
+
+#define MTU               1500u
+#define ISN_STEPS_PER_MS  250u /* RFC 9293 3.4.1: the clock part grows every 4 microseconds */
+#define NETIF_OF(s, port) (&(s)->netifs[port])
+
+static struct stack *instance; /* lwIP's hooks have no context */
+
+static err_t link_output(struct netif *netif, struct pbuf *p)
+{
+    struct stack *stack = netif->state;
+    int error = tx_send(&stack->tx, (uint32_t)(netif - stack->netifs), p);
+    return error == 0 ? ERR_OK : error == -E_AGAIN ? ERR_MEM : ERR_VAL;
+}
+
+static err_t on_netif_add(struct netif *netif)
+{
+    struct stack *stack = netif->state;
+    netif->name[0] = 'e';
+    netif->name[1] = (char)('0' + (netif - stack->netifs));
+    netif->output = etharp_output;
+    netif->linkoutput = link_output;
+    netif->mtu = MTU;
+    netif->hwaddr_len = ETH_HWADDR_LEN;
+    netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET;
+    return ERR_OK;
+}
+
+static int on_frame(void *context, uint32_t port, struct pbuf *p)
+{
+    return ports_input(context, port, p);
+}
+
+int ports_init(struct stack *stack)
+{
+    instance = stack;
+    stack->rx.input = on_frame;
+    stack->rx.context = stack;
+    for (uint32_t port = 0; port < stack->ports; port++) {
+        if (netif_add(NETIF_OF(stack, port), NULL, NULL, NULL, stack, on_netif_add, ethernet_input) == NULL) {
+            return -E_NOMEM;
+        }
+        netif_set_link_up(NETIF_OF(stack, port));
+    }
+    netif_set_default(NETIF_OF(stack, 0));
+    return 0;
+}
+
+int ports_input(struct stack *stack, uint32_t port, struct pbuf *p)
+{
+    struct netif *netif = NETIF_OF(stack, port);
+    if (!netif_is_up(netif)) {
+        return -E_INVAL;
+    }
+    return netif->input(p, netif) == ERR_OK ? 0 : -E_INVAL;
+}
+
+uint32_t prefix_mask(uint32_t length)
+{
+    return lwip_htonl(length == 0u ? 0u : 0xFFFFFFFFu << (32u - length));
+}
+
+/* A netif announces its address by gratuitous ARP if it has NETIF_FLAG_ETHARP: only the manager's may. */
+void ports_configure(struct stack *stack, uint32_t port, const struct port_config *config)
+{
+    struct netif *netif = NETIF_OF(stack, port);
+    bool manager = stack_manager() == stack->core;
+    ip4_addr_t address = {config->address}, mask = {prefix_mask(config->prefix_length)},
+               gateway = {config->gateway};
+    netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
+    memcpy(netif->hwaddr, config->mac, sizeof(config->mac));
+    if (manager) {
+        const uint8_t *mac = config->mac;
+        mmio_write(TS_MAC_ADDRESS_LOW(port), (uint32_t)mac[0] | (uint32_t)mac[1] << 8 |
+                                                 (uint32_t)mac[2] << 16 | (uint32_t)mac[3] << 24);
+        mmio_write(TS_MAC_ADDRESS_HIGH(port), (uint32_t)mac[4] | (uint32_t)mac[5] << 8);
+        mmio_write(TS_MAC_CONTROL(port), mmio_read(TS_MAC_CONTROL(port)) | TS_PUT(TS_MAC_CONTROL_ENABLE, 1u));
+    }
+    netif_set_up(netif);
+    netif_set_addr(netif, &address, &mask, &gateway);
+    netif->flags |= NETIF_FLAG_ETHARP;
+    if (manager && config->address != 0u) {
+        etharp_gratuitous(netif);
+    }
+    if (config->gateway != 0u) {
+        netif_set_default(netif);
+    }
+}
+
+static struct netif *netif_of_address(const struct stack *stack, uint32_t address)
+{
+    for (uint32_t port = 0; port < stack->ports; port++) {
+        struct netif *netif = (struct netif *)(uintptr_t)NETIF_OF(stack, port);
+        if (netif_is_up(netif) && netif_ip4_addr(netif)->addr == address) {
+            return netif;
+        }
+    }
+    return NULL;
+}
+
+/* Checksum of a TCP or UDP datagram that hardware could not check; `p` starts at a sane IPv4 header. */
+static bool checksum_ok(struct pbuf *p, const struct ip_hdr *header)
+{
+    u16_t header_bytes = IPH_HL_BYTES(header);
+    u16_t length = (u16_t)(lwip_ntohs(IPH_LEN(header)) - header_bytes);
+    ip4_addr_t source = {header->src.addr}, destination = {header->dest.addr};
+    u8_t protocol = IPH_PROTO(header);
+    if (protocol != IP_PROTO_TCP && protocol != IP_PROTO_UDP) {
+        return true;
+    }
+    if (pbuf_remove_header(p, header_bytes) != 0) {
+        return false;
+    }
+    bool none =
+        protocol == IP_PROTO_UDP && p->len >= UDP_HLEN && ((const struct udp_hdr *)p->payload)->chksum == 0u;
+    bool ok = none || inet_chksum_pseudo(p, protocol, length, &source, &destination) == 0u;
+    pbuf_add_header_force(p, header_bytes);
+    return ok;
+}
+
+/* A reassembled segment may belong to a flow of another core: fragments meet by address, flows by the whole
+ * tuple. */
+static bool is_foreign(struct stack *stack, const struct pbuf *p, const struct ip_hdr *header)
+{
+    u16_t header_bytes = IPH_HL_BYTES(header);
+    uint32_t core = stack->core;
+    if (IPH_PROTO(header) != IP_PROTO_TCP || p->len < header_bytes + 4u) {
+        return IPH_PROTO(header) == IP_PROTO_TCP;
+    }
+    const uint8_t *ports = (const uint8_t *)p->payload + header_bytes;
+    if (probe_ipv4(header->src.addr, header->dest.addr, (uint16_t)(ports[0] << 8 | ports[1]),
+                   (uint16_t)(ports[2] << 8 | ports[3]), true, &core) != 0) {
+        return true;
+    }
+    return core != stack->core;
+}
+
+/* Called by ip4_input() with the version checked. Reassembles here, so that lwIP never answers a foreign
+ * flow's segment with RST, and checks what the hardware did not. Returns nonzero if the packet was consumed.
+ */
+int hook_ip4_input(struct pbuf *p, struct netif *input)
+{
+    struct stack *stack = instance;
+    if (p->len < IP_HLEN) {
+        return 0; /* lwIP drops it */
+    }
+    const struct ip_hdr *header = p->payload;
+    u16_t header_bytes = IPH_HL_BYTES(header), total = lwip_ntohs(IPH_LEN(header));
+    if (header_bytes < IP_HLEN || header_bytes > p->len || total > p->tot_len || total < header_bytes) {
+        return 0;
+    }
+    const struct rx_buffer *buffer = rx_buffer_of(&stack->rx, p);
+    bool fragment = (IPH_OFFSET(header) & PP_HTONS(IP_OFFMASK | IP_MF)) != 0;
+    if (!fragment && (buffer == NULL || buffer->verified || p->next != NULL)) {
+        return 0;
+    }
+    if (inet_chksum(header, header_bytes) != 0u) {
+        stack->bad_checksum++;
+        pbuf_free(p);
+        return 1;
+    }
+    if (!fragment) {
+        pbuf_realloc(p, total);
+        if (!checksum_ok(p, header)) {
+            stack->bad_checksum++;
+            pbuf_free(p);
+            return 1;
+        }
+        return 0;
+    }
+    if (netif_of_address(stack, header->dest.addr) == NULL) {
+        stack->rx.dropped++; /* fragments to a group: nobody listens */
+        pbuf_free(p);
+        return 1;
+    }
+    pbuf_realloc(p, total);
+    p = ip4_reass(p);
+    if (p == NULL) {
+        return 1;
+    }
+    header = p->payload;
+    if (is_foreign(stack, p, header)) {
+        stack->foreign++;
+        pbuf_free(p);
+        return 1;
+    }
+    if (!checksum_ok(p, header)) {
+        stack->bad_checksum++;
+        pbuf_free(p);
+        return 1;
+    }
+    ip4_input(p, input); /* whole now: comes back here with p->next set and passes */
+    return 1;
+}
+
+static uint32_t rotate(uint32_t value, unsigned bits)
+{
+    return value << bits | value >> (32u - bits);
+}
+
+/* RFC 6528: a secret function of the tuple plus a clock. The mixing is SipHash's round on 32 bits
+ * (HalfSipHash). */
+u32_t hook_tcp_isn(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote, u16_t remote_port)
+{
+    const uint32_t words[3] = {local->addr, remote->addr, (uint32_t)local_port << 16 | remote_port};
+    const uint32_t *key = instance->isn_secret;
+    uint32_t a = key[0], b = key[1], c = key[2] ^ 0x6c796765u, d = key[3] ^ 0x74656462u;
+    for (unsigned i = 0; i < 3u + 4u; i++) {
+        uint32_t word = i < 3u ? words[i] : 0u;
+        d ^= word;
+        a += b;
+        b = rotate(b, 5) ^ a;
+        a = rotate(a, 16);
+        c += d;
+        d = rotate(d, 8) ^ c;
+        a += d;
+        d = rotate(d, 7) ^ a;
+        c += b;
+        b = rotate(b, 13) ^ c;
+        c = rotate(c, 16);
+        a ^= word;
+    }
+    return (b ^ d) + time_ms() * ISN_STEPS_PER_MS;
+}
