@@ -50,7 +50,11 @@ class HostMemory:
         }
         for name in ("dat_r", "ack", "err"):
             self._bus[name].value = 0
-        cocotb.start_soon(self._serve())
+        self._task = cocotb.start_soon(self._serve())
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._task.cancel()
 
     def _sample(self) -> tuple[int, ...]:
         return tuple(int(self._bus[name].value) for name in ("adr", "sel", "we", "cti", "dat_w"))
@@ -121,7 +125,11 @@ class RequestRam:
             for name in ("valid", "write", "address", "data", "mask", "ready", "read_data")
         }
         self._port["ready"].value = 0
-        cocotb.start_soon(self._serve())
+        self._task = cocotb.start_soon(self._serve())
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._task.cancel()
 
     async def _serve(self) -> None:
         port = self._port
