@@ -18,7 +18,7 @@ from .core_tile import CoreTile
 from .csr import CsrPage
 from .dispatcher import Dispatcher
 from .host_dma import HostDma
-from .interfaces import GmiiPins, RamPort
+from .interfaces import GmiiPins, MacCounters, RamPort
 from .lock_unit import LockUnit
 from .mac import Mac
 from .memory import RamArbiter, TrueDualPortRam
@@ -124,7 +124,7 @@ class Engine(wiring.Component):
                 addr_width=30, data_width=32, granularity=8, features={"err", "cti"}
             )
             for initiator in initiators:
-                arbiter.add(flipped(initiator))
+                arbiter.add(initiator)
             connect(m, arbiter=arbiter.bus, bus=flipped(bus))
 
         # Between the cores.
@@ -143,7 +143,7 @@ class Engine(wiring.Component):
             m.submodules[f"core{c}"] = tile = CoreTile(config, c)
             tiles.append(tile)
             connect(m, tile.shared, shared.requesters[c])
-            manager_arbiter.add(flipped(tile.manager_bus))
+            manager_arbiter.add(tile.manager_bus)
             for name, block in (
                 ("rx", rx_dma),
                 ("tx", tx_engine),
@@ -180,7 +180,7 @@ class Engine(wiring.Component):
             # Frames are lost in the clock crossing or in the full-frame store: one figure for the reader.
             regs.field("rx_overflows").r_data.eq(mac.counters.rx_overflows + front_end.overflow),
         ]
-        for name in mac.counters.shape().members:
+        for name in MacCounters.__annotations__:
             if name != "rx_overflows":
                 m.d.comb += regs.field(name).r_data.eq(mac.counters[name])
 
@@ -310,7 +310,7 @@ class Engine(wiring.Component):
             ("b", code_ram.b, [tile.code for tile in tiles[1::2]]),
         ):
             if name == "a":
-                sharers.append(flipped(loader))
+                sharers.append(loader)
             if sharers:
                 m.submodules[f"code_arbiter_{name}"] = arbiter = RamArbiter(width, len(sharers))
                 for sharer, slot in zip(sharers, arbiter.requesters, strict=True):
