@@ -18,11 +18,11 @@ def build_engine(config: EngineConfig) -> Path:
     # The HDL tools take a second to load; commands that build no engine do without.
     from amaranth.back import verilog
 
-    from twinstack.cpu import verilog_source
+    from twinstack.cpu import verilog_path
     from twinstack.engine import Engine
 
     text = verilog.convert(Engine(config), name=TOP, strip_internal_attrs=True)
-    return build_model(text, [Path(verilog_source())], ports=config.ports)
+    return build_model(text, [Path(verilog_path())], ports=config.ports)
 
 
 def make_simulation(

@@ -35,6 +35,8 @@
 #define IP_REASSEMBLY 1
 #define IP_FRAG 1
 #define IP_REASS_MAX_PBUFS 100
+#define IPV6_FRAG_COPYHEADER 1 /* pointers of 8 bytes do not fit the fragment header */
+#define ARP_QUEUE_LEN 64 /* a fragmented datagram waits whole */
 #define ARP_QUEUEING 1 /* the first segments must not be lost while ARP asks */
 #define SO_REUSE 1     /* listen again while old connections are in TIME_WAIT */
 
