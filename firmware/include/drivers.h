@@ -58,7 +58,7 @@ struct rx {
     uint32_t frames, tcp_segments, dropped, old_epoch;
     int (*input)(void *context, uint32_t port, struct pbuf *p); /* takes the pbuf if it returns 0 */
     bool (*refuse)(void *context, const volatile uint32_t *descriptor, const uint8_t *header);
-    void *context;
+    void *context, *refuse_context;
 };
 int rx_init(struct rx *rx, uint8_t epoch, uint8_t ports);
 int rx_poll(struct rx *rx, uint32_t budget); /* frames handled */

@@ -93,7 +93,7 @@ static void handle(struct rx *rx, const volatile uint32_t *words)
     }
     if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_VERSION) != TS_DESCRIPTOR_VERSION ||
         length > TS_RX_BUFFER_BYTES || port >= rx->ports || not_ours_to_answer(flags, header) ||
-        (rx->refuse != NULL && rx->refuse(rx->context, words, header))) {
+        (rx->refuse != NULL && rx->refuse(rx->refuse_context, words, header))) {
         rx->dropped++;
         give_back(rx, index);
         return;

@@ -1,0 +1,143 @@
+/* The socket service: submission queue entries in, completions out, lwIP's raw API in between. */
+#ifndef SERVICE_H
+#define SERVICE_H
+
+#include "stack.h"
+#include "lwip/tcp.h"
+
+struct service;
+struct socket;
+
+/* One operation of the host, from its delivery until its (last) completion is posted. */
+struct op {
+    struct op *next;
+    struct service *service;
+    struct socket *socket; /* NULL once the socket is gone or the result is known */
+    uint32_t user_low, user_high;
+    uint32_t buffer, length;
+    uint32_t submitted; /* bytes handed to the DMA engine */
+    uint32_t done;      /* bytes it has moved */
+    uint32_t scratch;   /* TX bank piece with the result, or 0 */
+    int32_t result;
+    uint8_t operation, host, join_id;
+    bool joined, finished;
+    uint8_t transfers; /* in the DMA engine now; no completion before they end */
+};
+
+struct op_list {
+    struct op *head, *tail;
+};
+
+enum piece_state { PIECE_FREE, PIECE_COPYING, PIECE_READY, PIECE_WRITTEN, PIECE_FAILED };
+
+/* One TX buffer with data of a SEND; its index is that of the buffer. */
+struct piece {
+    struct piece *next;
+    struct socket *socket;
+    struct op *op;
+    uint16_t length, acknowledged;
+    uint8_t state;
+};
+
+enum socket_state { SOCKET_FREE, SOCKET_CONNECTING, SOCKET_BACKLOG, SOCKET_OPEN, SOCKET_LINGER };
+
+struct listener {
+    struct service *service;
+    struct tcp_pcb *pcb;
+    struct op *accept;
+    struct socket *backlog; /* connections that no ACCEPT has taken, oldest first */
+    uint32_t address;
+    uint16_t port, generation;
+    uint8_t host, length;
+    bool used;
+};
+
+struct socket {
+    struct tcp_pcb *pcb; /* NULL after reset, time-out or the end of both directions */
+    struct service *service;
+    struct listener *listener; /* while in its backlog */
+    struct socket *next;       /* in the backlog */
+    struct op_list sends, receives;
+    struct op *connect, *shutdown;
+    struct piece *pieces, *last_piece; /* in stream order, unacknowledged or not yet written */
+    struct pbuf *rx_head, *rx_tail;    /* received, not yet claimed by a RECV */
+    uint32_t rx_bytes;
+    uint32_t next_hop;
+    uint16_t generation, port; /* port: in the directory, or 0 */
+    uint8_t state, host, error, rx_held, piece_count;
+    bool eof, fin_wanted, fin_sent, attention;
+};
+
+struct service {
+    struct stack *stack;
+    struct op ops[OPERATIONS];
+    struct op_list free_ops, completed; /* completed: waiting for space in the completion FIFO */
+    struct socket sockets[SOCKETS];
+    struct listener listeners[LISTENERS];
+    struct piece pieces[TX_BUFFERS];
+    uint32_t open, closing; /* sockets; of them: with a FIN on its way */
+    uint32_t turn;          /* first socket of the next pump, for fairness */
+    uint32_t connections;
+    uint64_t bytes_in, bytes_out;
+    struct {
+        struct port_config config[TS_CONFIG_PORTS];
+        bool configured[TS_CONFIG_PORTS];
+        uint8_t dirty[8]; /* for each core: ports whose configuration it has not acknowledged */
+        uint8_t sent[8];
+        struct op_list waiting; /* NETIF_CONFIG, the first is in progress */
+        uint32_t started;
+        uint32_t incoming[3]; /* first half of a configuration */
+    } netconf;
+};
+
+/* service.c */
+int service_init(struct service *service, struct stack *stack);
+struct program service_program(struct service *service);
+void op_finish(struct service *service, struct op *op, int32_t result);
+void op_transferred(struct service *service, struct op *op);
+void op_push(struct op_list *list, struct op *op);
+void op_remove(struct op_list *list, struct op *op);
+void op_finish_all(struct service *service, struct op_list *list, int32_t result);
+/* Write `bytes` of words to the op's host buffer and finish it with that number. */
+void op_write_result(struct service *service, struct op *op, const uint32_t *words, uint32_t bytes);
+uint32_t handle_pack(uint32_t core, uint32_t host, uint32_t index, uint32_t generation);
+int address_parse(const uint32_t *words, uint32_t *address, uint16_t *port);
+
+/* socket.c */
+struct socket *socket_open(struct service *service, uint8_t host, uint8_t state); /* NULL: none free */
+void socket_attach(struct socket *socket, struct tcp_pcb *pcb);
+void socket_release(struct socket *socket, int32_t result); /* pending operations end with result */
+void socket_close(struct socket *socket);
+void socket_abort(struct socket *socket);
+void socket_check_fin(struct socket *socket);
+uint32_t socket_handle(const struct socket *socket);
+struct socket *socket_of_handle(struct service *service, uint32_t handle, uint8_t host);
+bool socket_refuses(void *service, const volatile uint32_t *descriptor, const uint8_t *header);
+
+/* transfer.c */
+void transfer_pump_send(struct socket *socket);
+void transfer_pump_receive(struct socket *socket);
+void transfer_window(struct socket *socket);
+void transfer_acknowledged(struct socket *socket, u16_t length);
+void transfer_drop_pieces(struct socket *socket);
+void transfer_drop_received(struct socket *socket);
+
+/* listener.c */
+void listener_open(struct service *service, struct op *op, const uint32_t *sqe);
+void listener_handle_op(struct service *service, struct op *op, uint32_t handle, uint32_t flags);
+void listener_pump(struct service *service);
+void listener_forget(struct socket *socket);
+
+/* connect.c */
+void connect_start(struct service *service, struct op *op, const uint32_t *sqe);
+void connect_done(struct socket *socket, int32_t result);
+int connect_error(struct socket *socket, err_t error);
+
+/* netconf.c */
+int netconf_init(struct service *service);
+void netconf_apply(struct service *service, struct op *op, const uint32_t *sqe);
+void netconf_status(struct service *service, struct op *op, uint32_t port);
+int netconf_message(void *service, uint32_t sender, const uint32_t words[4]);
+void netconf_pump(struct service *service);
+
+#endif
