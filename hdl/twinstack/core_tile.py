@@ -24,12 +24,13 @@ from .interfaces import (
 from .memory import TrueDualPortRam
 from .proto.abi import ABI_VERSION, MAGIC
 from .proto.memory_map import CODE_BASE
-from .proto.registers import EVENTS
+from .proto.registers import EVENTS, LOCK
 from .soc import wishbone_signature
 
 CONSOLE_BYTES = 512
 SEED_INSTEAD_OF_ZERO = 0x9E37_79B9
 """Xorshift stays at zero for ever, so a zero seed is replaced."""
+assert LOCK.offset % LOCK.size == 0, "the number of a lock is the low part of its register's address"
 
 
 def next_random(value: int) -> int:
@@ -301,15 +302,12 @@ class CoreTile(wiring.Component):
 
         port = self.lock
         owners = [page.field("lock", "lock", "owner", index=i) for i in range(self.config.lock_count)]
-        strobes = [field.r_stb | field.w_stb for field in owners]
         inner.d.comb += [
             port.take.eq(Cat(field.r_stb for field in owners).any()),
             port.release.eq(Cat(field.w_stb for field in owners).any()),
-            # The bus reads or writes one register at a time: at most one strobe, so OR encodes it.
-            *(
-                port.index[bit].eq(Cat(s for i, s in enumerate(strobes) if i >> bit & 1).any())
-                for bit in range(len(port.index))
-            ),
+            # The address stays until the acknowledgement, which is when a write strobes; this keeps the encoding of 32
+            # strobes out of the way from the CPU through the lock unit and back.
+            port.index.eq(page.bus.adr[: len(port.index)]),
         ]
         for i, owner in enumerate(owners):
             inner.d.comb += [
