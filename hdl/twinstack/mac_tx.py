@@ -25,6 +25,7 @@ PAD_BYTES = 2  # before each frame on internal streams
 # A supplier at a quarter of the byte clock is just as fast as the wire, so a few words in advance cover all phases
 # and deviations. A frame may be shorter than that; such a supplier has delivered four words after 16 byte times.
 START_WORDS = 4
+QUEUE_WORDS = 2  # of them, in front of the sender
 START_CYCLES = 16
 
 
@@ -117,9 +118,23 @@ class MacTransmitter(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        word = self.i.payload
+        # Two words in registers, so that the way from the FSM to the FIFO's read address begins at a register.
+        word = Signal(TxWord)
+        word_valid = Signal()
+        spare = Signal(TxWord)
+        spare_valid = Signal()
+        take = Signal()  # the FSM is done with ``word``
+        m.d.comb += self.i.ready.eq(~spare_valid)
+        with m.If(take | ~word_valid):
+            m.d.sync += [
+                word.eq(Mux(spare_valid, spare, self.i.payload)),
+                word_valid.eq(spare_valid | self.i.valid),
+                spare_valid.eq(0),
+            ]
+        with m.Elif(self.i.valid & ~spare_valid):
+            m.d.sync += [spare.eq(self.i.payload), spare_valid.eq(1)]
         enough = Signal()
-        m.d.sync += enough.eq(self.level >= START_WORDS)
+        m.d.sync += enough.eq(self.level >= START_WORDS - QUEUE_WORDS)
 
         # The FSM chooses each byte one cycle before it goes through the CRC to the pins.
         byte = Signal(8)
@@ -167,11 +182,11 @@ class MacTransmitter(wiring.Component):
         with m.FSM():
             with m.State("Idle"):
                 m.d.sync += counter.eq(0)
-                with m.If(self.i.valid):
+                with m.If(word_valid):
                     with m.If(word.first & ~(word.last & (word.count <= PAD_BYTES))):
                         m.next = "Gather"
                     with m.Else():  # empty, or begun before a reset of this side
-                        m.d.comb += self.i.ready.eq(1)
+                        m.d.comb += take.eq(1)
             with m.State("Gather"):
                 with m.If(counter != START_CYCLES - 1):
                     m.d.sync += counter.eq(counter + 1)
@@ -195,14 +210,14 @@ class MacTransmitter(wiring.Component):
                     m.next = "Data"
             with m.State("Data"):
                 m.d.sync += counter.eq(0)
-                with m.If(self.i.valid & ~(word.first & is_begun)):
+                with m.If(word_valid & ~(word.first & is_begun)):
                     m.d.sync += [
                         protect(word.data.word_select(lane, 8)),
                         lane.eq(lane + 1),
                         length.eq(length + 1),
                     ]
                     with m.If((lane == 3) | (word.last & (lane + 1 == word.count))):
-                        m.d.comb += self.i.ready.eq(1)
+                        m.d.comb += take.eq(1)
                         m.d.sync += [lane.eq(0), is_begun.eq(1)]
                         with m.If(word.last):
                             m.d.sync += [is_spoiled.eq(word.error), byte_error.eq(word.error)]
@@ -230,11 +245,11 @@ class MacTransmitter(wiring.Component):
                     with m.Else():
                         m.next = "Idle"
             with m.State("Discard"):
-                with m.If(self.i.valid):
+                with m.If(word_valid):
                     with m.If(word.first):  # the supplier was reset and the rest will not come
                         m.next = "Idle"
                     with m.Else():
-                        m.d.comb += self.i.ready.eq(1)
+                        m.d.comb += take.eq(1)
                         with m.If(word.last):
                             m.next = "Idle"
         return m
