@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 from .lwip_source import lwip_dir
 from .toolchain import BUILD, REPOSITORY
 
 
-def build_firmware(program: str = "twinstack") -> Path:
+def build_firmware(program: str = "sockets") -> Path:
     """Make the image of ``program`` and return its path; an image that is up to date is not made again.
 
     Raises
@@ -19,7 +20,9 @@ def build_firmware(program: str = "twinstack") -> Path:
     """
     folder = BUILD / "firmware"
     command = ["make", "-s", "-C", str(REPOSITORY / "firmware"), f"LWIP_DIR={lwip_dir()}", f"BUILD={folder}"]
-    done = subprocess.run([*command, f"{folder}/{program}.img"], capture_output=True, text=True)
+    command += [f"PYTHON={sys.executable}"]
+    image = folder / program / "firmware.img"
+    done = subprocess.run([*command, str(image)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"firmware {program} did not compile:\n{(done.stdout + done.stderr)[-2000:]}")
-    return folder / f"{program}.img"
+    return image
