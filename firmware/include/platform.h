@@ -12,7 +12,7 @@
 #define ALIGNED(bytes) __attribute__((aligned(bytes)))
 
 /* Everything in data RAM that hardware reads or writes. */
-struct hw_memory {
+struct hw_layout {
     uint32_t rx_ring[RX_RING_ENTRIES][TS_RX_DESCRIPTOR_WORDS];
     uint8_t rx_headers[RX_BUFFERS][TS_HEADER_COPY_BYTES];
     uint32_t tx_ring[TX_RING_ENTRIES][TS_TX_COMMAND_WORDS];
@@ -25,14 +25,14 @@ struct hw_memory {
 
 /* The fake engine maps this memory and the banks at the addresses of the target and answers register
  * accesses. Its uncached alias is the memory itself: a sanitizer has its shadow where bit 31 would lead. */
-#define hw_memory (*(struct hw_memory *)(uintptr_t)TS_DATA_BASE)
+#define hw_memory (*(struct hw_layout *)(uintptr_t)TS_DATA_BASE)
 #define ALIAS     0u
 uint32_t mmio_read(uint32_t address);
 void mmio_write(uint32_t address, uint32_t value);
 
 #else
 
-extern struct hw_memory hw_memory;
+extern struct hw_layout hw_memory;
 #define ALIAS TS_UNCACHED
 
 static inline uint32_t mmio_read(uint32_t address)

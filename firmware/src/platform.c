@@ -5,7 +5,7 @@
 #define MIE_EXTERNAL    (1u << 11)
 #define MSTATUS_MIE     (1u << 3)
 
-struct hw_memory hw_memory __attribute__((section(".bss.hw_memory")));
+struct hw_layout hw_memory __attribute__((section(".bss.hw_memory")));
 
 void trap_handler(uint32_t cause, uint32_t address, uint32_t value);
 

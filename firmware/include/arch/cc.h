@@ -9,7 +9,9 @@
 #define LWIP_NO_UNISTD_H   1
 #define LWIP_NO_INTTYPES_H 1
 #define LWIP_NO_CTYPE_H    1
-#ifndef SSIZE_MAX
+#ifdef TWINSTACK_HOST
+#include <sys/types.h>
+#elif !defined(SSIZE_MAX)
 typedef int ssize_t;
 #define SSIZE_MAX INT_MAX
 #endif

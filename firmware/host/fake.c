@@ -1,0 +1,512 @@
+/* Fake engine: what hardware does, in the simplest way; events go to standard output as lines. */
+#define _GNU_SOURCE
+#include "fake.h"
+#include "drivers.h"
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define PAGE       0x1000u
+#define DMA_DEPTH  4u
+#define MESSAGES   16u
+#define QUEUE_SPAN 64u
+
+struct transfer {
+    uint32_t local, host_address, go;
+};
+
+struct dma_queue {
+    uint32_t local, host_address;
+    struct transfer queued[DMA_DEPTH];
+    uint32_t count;
+    uint32_t completions[QUEUE_SPAN], completion_head, completion_count;
+};
+
+static struct {
+    struct fake_options options;
+    uint32_t ready, load, ms, tick, event_enable;
+    uint32_t rx_consumer, rx_producer, rx_free[RX_BUFFERS], rx_free_count, bad_free, rx_dropped, rx_enabled;
+    bool rx_out[RX_BUFFERS];
+    uint32_t tx_producer, tx_consumer, tx_enabled;
+    bool tx_stalled;
+    uint32_t sq_consumer, sq_producer;
+    uint32_t cq_words[3], cq_space;
+    struct dma_queue in, out;
+    uint32_t send_words[4], inbox[MESSAGES][5], inbox_head, inbox_count;
+    uint32_t probe_source, probe_destination, probe_ports, probe_core;
+    uint32_t lock_held;
+    uint32_t mac[TS_CONFIG_PORTS][3];
+    uint32_t random;
+} fake;
+
+static uint8_t host_memory[FAKE_HOST_BYTES];
+
+static int map(uint32_t address, uint32_t bytes, int file)
+{
+    void *want = (void *)(uintptr_t)address;
+    int flags = MAP_FIXED_NOREPLACE | (file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED);
+    bytes = (bytes + PAGE - 1u) & ~(PAGE - 1u);
+    if (file >= 0 && ftruncate(file, bytes) != 0) {
+        return -1;
+    }
+    return mmap(want, bytes, PROT_READ | PROT_WRITE, flags, file, 0) == want ? 0 : -1;
+}
+
+int fake_init(const struct fake_options *options)
+{
+    int shared = options->shared == NULL ? -1 : open(options->shared, O_RDWR | O_CREAT, 0600);
+    fake.options = *options;
+    fake.cq_space = 255u; /* a host that always keeps up */
+    fake.random = 0x1234567u + options->core;
+    for (uint32_t i = 0; i < RX_BUFFERS; i++) {
+        fake.rx_free[fake.rx_free_count++] = i;
+    }
+    return map(TS_DATA_BASE, sizeof(struct hw_layout), -1) | map(TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES, -1) |
+           map(TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES, -1) |
+           map(TS_SHARED_BASE, TS_CONFIG_SHARED_BYTES, shared);
+}
+
+uint8_t *fake_host(uint32_t address, uint32_t length)
+{
+    return address <= FAKE_HOST_BYTES && length <= FAKE_HOST_BYTES - address ? host_memory + address : NULL;
+}
+
+void fake_time(uint32_t ms)
+{
+    fake.ms += ms;
+    fake.tick = 1u;
+}
+
+void fake_cq_space(uint32_t space)
+{
+    fake.cq_space = space;
+}
+
+void fake_tx_stall(bool stall)
+{
+    fake.tx_stalled = stall;
+}
+
+uint32_t fake_rx_free(void)
+{
+    return fake.rx_free_count;
+}
+
+uint32_t fake_bad_free(void)
+{
+    return fake.bad_free;
+}
+
+/* --- Hash: Toeplitz over addresses and ports; the low bits alternate between the cores --- */
+
+static uint32_t toeplitz(const uint8_t *data, uint32_t length)
+{
+    static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
+                                    0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
+                                    0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
+    uint32_t hash = 0;
+    uint32_t window = (uint32_t)key[0] << 24 | (uint32_t)key[1] << 16 | (uint32_t)key[2] << 8 | key[3];
+    for (uint32_t bit = 0; bit < 8u * length; bit++) {
+        if ((data[bit / 8u] >> (7u - bit % 8u) & 1u) != 0u) {
+            hash ^= window;
+        }
+        uint32_t next = bit + 32u;
+        window = window << 1 | (uint32_t)(key[next / 8u] >> (7u - next % 8u) & 1u);
+    }
+    return hash;
+}
+
+static void probe(void)
+{
+    uint8_t tuple[12];
+    uint32_t source_port = fake.probe_ports & 0xFFFFu, destination_port = fake.probe_ports >> 16;
+    memcpy(tuple, &fake.probe_source, 4);
+    memcpy(tuple + 4, &fake.probe_destination, 4);
+    tuple[8] = (uint8_t)(source_port >> 8);
+    tuple[9] = (uint8_t)source_port;
+    tuple[10] = (uint8_t)(destination_port >> 8);
+    tuple[11] = (uint8_t)destination_port;
+    fake.probe_core = toeplitz(tuple, 12) % 128u % fake.options.cores;
+}
+
+/* --- Receive path --- */
+
+void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t length)
+{
+    uint32_t words[TS_RX_DESCRIPTOR_WORDS] = {0};
+    if (fake.rx_free_count == 0u || fake.rx_enabled == 0u || length > 1518u || length < 14u) {
+        fake.rx_dropped++;
+        return;
+    }
+    uint32_t index = fake.rx_free[--fake.rx_free_count];
+    fake.rx_out[index] = true;
+    uint8_t *buffer = (uint8_t *)(uintptr_t)(TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES);
+    memset(buffer, 0, 2);
+    memcpy(buffer + 2, frame, length);
+    uint8_t *copy = hw_memory.rx_headers[index];
+    memset(copy, 0xA5, TS_HEADER_COPY_BYTES); /* payload bytes beyond the copy must never be looked for here */
+    memcpy(copy, buffer, length + 2u < TS_HEADER_COPY_BYTES ? length + 2u : TS_HEADER_COPY_BYTES);
+    words[0] = TS_PUT(TS_RX_DESCRIPTOR_VERSION, TS_DESCRIPTOR_VERSION) | TS_PUT(TS_RX_DESCRIPTOR_PORT, port) |
+               TS_PUT(TS_RX_DESCRIPTOR_BUFFER_INDEX, index);
+    words[1] = TS_PUT(TS_RX_DESCRIPTOR_FRAME_LENGTH, length) | TS_PUT(TS_RX_DESCRIPTOR_L3_OFFSET, 14u);
+    bool broadcast = memcmp(frame, "\xff\xff\xff\xff\xff\xff", 6) == 0;
+    words[3] = TS_PUT(TS_RX_DESCRIPTOR_ANSWER, answer ? 1u : 0u) |
+               TS_PUT(TS_RX_DESCRIPTOR_IS_BROADCAST, broadcast ? 1u : 0u) |
+               TS_PUT(TS_RX_DESCRIPTOR_IS_MULTICAST, !broadcast && (frame[0] & 1u) != 0u ? 1u : 0u);
+    if (frame[12] == 8u && frame[13] == 6u) {
+        words[3] |= TS_RX_DESCRIPTOR_IS_ARP_MASK;
+    } else if (frame[12] == 8u && frame[13] == 0u && length >= 34u) {
+        uint32_t header = (uint32_t)(frame[14] & 15u) * 4u, total = (uint32_t)frame[16] << 8 | frame[17];
+        bool fragment = ((frame[20] & 0x3Fu) | frame[21]) != 0u;
+        words[3] |= TS_RX_DESCRIPTOR_IS_IPV4_MASK | TS_RX_DESCRIPTOR_IP_CHECKSUM_OK_MASK;
+        words[3] |= fragment ? TS_RX_DESCRIPTOR_IS_FRAGMENT_MASK : TS_RX_DESCRIPTOR_L4_CHECKSUM_OK_MASK;
+        if (frame[23] == 6u && !fragment && length >= 14u + header + 20u) {
+            uint32_t offset = 14u + header + (uint32_t)(frame[14u + header + 12u] >> 4) * 4u;
+            words[1] |= TS_PUT(TS_RX_DESCRIPTOR_L4_OFFSET, 14u + header);
+            words[2] = TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_OFFSET, offset) |
+                       TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_LENGTH, 14u + total - offset);
+            words[3] |= TS_RX_DESCRIPTOR_IS_TCP_MASK;
+        }
+    }
+    words[15] = TS_PUT(TS_RX_DESCRIPTOR_EPOCH, fake.options.epoch) | TS_RX_DESCRIPTOR_OWNER_MASK;
+    memcpy(hw_memory.rx_ring[fake.rx_producer++ % RX_RING_ENTRIES], words, sizeof(words));
+}
+
+/* --- Transmit path --- */
+
+static uint32_t sum(const uint8_t *data, uint32_t length, uint32_t start)
+{
+    for (uint32_t i = 0; i < length; i++) {
+        start += (i & 1u) != 0u ? data[i] : (uint32_t)data[i] << 8;
+    }
+    while (start >> 16 != 0u) {
+        start = (start & 0xFFFFu) + (start >> 16);
+    }
+    return start;
+}
+
+static void put_checksum(uint8_t *at, uint32_t value)
+{
+    at[0] = (uint8_t)(~value >> 8);
+    at[1] = (uint8_t)~value;
+}
+
+static void insert_checksums(uint8_t *frame)
+{
+    uint32_t header = (uint32_t)(frame[14] & 15u) * 4u, total = (uint32_t)frame[16] << 8 | frame[17];
+    frame[24] = frame[25] = 0u;
+    put_checksum(frame + 24, sum(frame + 14, header, 0u));
+    if (frame[23] == 6u || frame[23] == 17u) {
+        uint8_t *l4 = frame + 14u + header;
+        uint32_t field = frame[23] == 6u ? 16u : 6u;
+        l4[field] = l4[field + 1u] = 0u;
+        put_checksum(l4 + field, sum(l4, total - header, sum(frame + 26, 8u, frame[23] + total - header)));
+    }
+}
+
+static void print_hex(const uint8_t *data, uint32_t length)
+{
+    for (uint32_t i = 0; i < length; i++) {
+        printf("%02x", data[i]);
+    }
+    printf("\n");
+}
+
+static bool readable(uint32_t address, uint32_t length)
+{
+    static const struct {
+        uint32_t base, bytes;
+    } regions[] = {{TS_DATA_BASE, sizeof(struct hw_layout)},
+                   {TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES},
+                   {TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES}};
+    for (uint32_t i = 0; i < 3u; i++) {
+        if (address >= regions[i].base && address - regions[i].base + length <= regions[i].bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void transmit(uint32_t *command)
+{
+    uint8_t frame[2048];
+    uint32_t length = 0, count = TS_WORD_GET(command, TS_TX_COMMAND_GATHER_COUNT);
+    uint32_t opcode = TS_WORD_GET(command, TS_TX_COMMAND_OPCODE), status = TS_TX_STATUS_OK;
+    const uint32_t *list = (const uint32_t *)(uintptr_t)command[TS_TX_COMMAND_GATHER_ADDRESS_WORD];
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bytes = TS_GET(list[2u * i + 1u], TS_GATHER_ENTRY_LENGTH);
+        if (!readable(list[2u * i], bytes) || length + bytes > 1518u) {
+            status = TS_TX_STATUS_BAD_GATHER;
+            break;
+        }
+        memcpy(frame + length, (const void *)(uintptr_t)list[2u * i], bytes);
+        length += bytes;
+    }
+    if (status == TS_TX_STATUS_OK) {
+        if (opcode == TS_TX_OPCODE_GATHER) {
+            insert_checksums(frame);
+        }
+        printf("tx %u ", TS_WORD_GET(command, TS_TX_COMMAND_PORT));
+        print_hex(frame, length);
+    } else {
+        printf("bad tx command\n");
+    }
+    command[TS_TX_COMMAND_DONE_WORD] =
+        (command[TS_TX_COMMAND_DONE_WORD] & TS_TX_COMMAND_EPOCH_MASK) | TS_PUT(TS_TX_COMMAND_STATUS, status) |
+        TS_TX_COMMAND_DONE_MASK;
+}
+
+static void move(struct dma_queue *queue, bool in)
+{
+    while (queue->count != 0u) {
+        struct transfer now = queue->queued[0];
+        uint32_t length = TS_GET(now.go, TS_DMA_IN_GO_LENGTH), status = 0;
+        uint8_t *host = fake_host(now.host_address, length);
+        void *local = (void *)(uintptr_t)now.local;
+        memmove(queue->queued, queue->queued + 1, (--queue->count) * sizeof(now));
+        if (now.local < TS_RX_BANK_BASE || !readable(now.local, length)) {
+            status = 1u;
+        } else if (host == NULL) {
+            status = 2u;
+        } else {
+            memcpy(in ? local : host, in ? host : local, length);
+        }
+        queue->completions[(queue->completion_head + queue->completion_count++) % QUEUE_SPAN] =
+            TS_PUT(TS_DMA_IN_COMPLETION_TAG, TS_GET(now.go, TS_DMA_IN_GO_TAG)) |
+            TS_PUT(TS_DMA_IN_COMPLETION_STATUS, status) | TS_DMA_IN_COMPLETION_VALID_MASK;
+    }
+}
+
+void fake_step(void)
+{
+    while (!fake.tx_stalled && fake.tx_enabled != 0u && fake.tx_consumer != fake.tx_producer) {
+        transmit(hw_memory.tx_ring[fake.tx_consumer % TX_RING_ENTRIES]);
+        fake.tx_consumer = (fake.tx_consumer + 1u) & 0xFFFFu;
+    }
+    move(&fake.in, true);
+    move(&fake.out, false);
+}
+
+/* --- Queues --- */
+
+int fake_deliver(uint32_t host, bool joined, uint32_t join_id, const uint8_t *sqe)
+{
+    uint32_t *entry = hw_memory.sq_ring[fake.sq_producer % SQ_RING_ENTRIES];
+    if (((fake.sq_producer - fake.sq_consumer) & 0xFFFFu) >= SQ_RING_ENTRIES) {
+        return -1;
+    }
+    memset(entry, 0, TS_SQ_DELIVERY_BYTES);
+    memcpy(entry, sqe, TS_SQE_BYTES);
+    entry[16] = TS_PUT(TS_SQ_DELIVERY_HOST, host) | TS_PUT(TS_SQ_DELIVERY_IS_JOINED, joined ? 1u : 0u) |
+                TS_PUT(TS_SQ_DELIVERY_JOIN_ID, join_id);
+    entry[19] = TS_PUT(TS_SQ_DELIVERY_EPOCH, fake.options.epoch) | TS_SQ_DELIVERY_OWNER_MASK;
+    fake.sq_producer++;
+    return 0;
+}
+
+int fake_message(uint32_t from, const uint32_t words[4])
+{
+    if (fake.inbox_count == MESSAGES) {
+        return -1;
+    }
+    uint32_t *slot = fake.inbox[(fake.inbox_head + fake.inbox_count++) % MESSAGES];
+    slot[0] = from;
+    memcpy(slot + 1, words, 16);
+    return 0;
+}
+
+static void free_buffer(uint32_t index)
+{
+    if (index >= RX_BUFFERS || !fake.rx_out[index]) {
+        fake.bad_free++;
+        return;
+    }
+    fake.rx_out[index] = false;
+    memset((void *)(uintptr_t)(TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES), 0xEE, TS_RX_BUFFER_BYTES);
+    fake.rx_free[fake.rx_free_count++] = index;
+}
+
+static void post(uint32_t value)
+{
+    if (fake.cq_space == 0u) {
+        printf("lost completion\n");
+        return;
+    }
+    fake.cq_space -= fake.cq_space == 255u ? 0u : 1u;
+    printf("cqe %u %u %d %u %u %u\n", fake.cq_words[0], fake.cq_words[1], (int32_t)fake.cq_words[2],
+           TS_GET(value, TS_CQ_POST_MORE), TS_GET(value, TS_CQ_POST_IS_JOINED), TS_GET(value, TS_CQ_POST_JOIN_ID));
+}
+
+/* --- Registers --- */
+
+static uint32_t dma_read(struct dma_queue *queue, uint32_t offset)
+{
+    if (offset == TS_DMA_IN_SPACE - TS_DMA_IN_LOCAL) {
+        return DMA_DEPTH - queue->count;
+    }
+    if (offset == TS_DMA_IN_COMPLETION - TS_DMA_IN_LOCAL && queue->completion_count != 0u) {
+        queue->completion_count--;
+        return queue->completions[queue->completion_head++ % QUEUE_SPAN];
+    }
+    return 0u;
+}
+
+static void dma_write(struct dma_queue *queue, uint32_t offset, uint32_t value)
+{
+    if (offset == 0u) {
+        queue->local = value;
+    } else if (offset == TS_DMA_IN_HOST_ADDRESS - TS_DMA_IN_LOCAL) {
+        queue->host_address = value;
+    } else if (offset == TS_DMA_IN_GO - TS_DMA_IN_LOCAL && queue->count < DMA_DEPTH) {
+        queue->queued[queue->count++] = (struct transfer){queue->local & ~TS_UNCACHED, queue->host_address, value};
+    }
+}
+
+uint32_t mmio_read(uint32_t address)
+{
+    const struct fake_options *options = &fake.options;
+    if (address >= TS_DMA_IN_LOCAL && address < TS_DMA_IN_LOCAL + 0x20u) {
+        return dma_read(&fake.in, address - TS_DMA_IN_LOCAL);
+    }
+    if (address >= TS_DMA_OUT_LOCAL && address < TS_DMA_OUT_LOCAL + 0x20u) {
+        return dma_read(&fake.out, address - TS_DMA_OUT_LOCAL);
+    }
+    if (address >= TS_MESSAGE_WORD(0) && address < TS_MESSAGE_WORD(4)) {
+        return fake.inbox[fake.inbox_head % MESSAGES][1u + (address - TS_MESSAGE_WORD(0)) / 4u];
+    }
+    if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
+        uint32_t bit = 1u << (address - TS_LOCK_LOCK(0)) / 4u;
+        bool taken = (fake.lock_held & bit) == 0u;
+        fake.lock_held |= bit;
+        return TS_PUT(TS_LOCK_LOCK_OWNER, options->core) | TS_PUT(TS_LOCK_LOCK_TAKEN_NOW, taken ? 1u : 0u) |
+               TS_LOCK_LOCK_MINE_MASK;
+    }
+    for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
+        if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
+            return fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u];
+        }
+    }
+    switch (address) {
+    case TS_CORE_MAGIC:
+        return TS_MAGIC;
+    case TS_CORE_ABI:
+        return options->abi;
+    case TS_CORE_IDENTITY:
+        return TS_PUT(TS_CORE_IDENTITY_CORE, options->core) | TS_PUT(TS_CORE_IDENTITY_CORES, options->cores) |
+               TS_PUT(TS_CORE_IDENTITY_PORTS, TS_CONFIG_PORTS) | TS_PUT(TS_CORE_IDENTITY_MANAGER, options->manager) |
+               TS_PUT(TS_CORE_IDENTITY_EPOCH, options->epoch);
+    case TS_CORE_MEMORY:
+        return TS_PUT(TS_CORE_MEMORY_DATA_KIB, TS_CONFIG_DATA_BYTES / 1024u) |
+               TS_PUT(TS_CORE_MEMORY_RX_KIB, TS_CONFIG_RX_BANK_BYTES / 1024u) |
+               TS_PUT(TS_CORE_MEMORY_TX_KIB, TS_CONFIG_TX_BANK_BYTES / 1024u);
+    case TS_CORE_RANDOM:
+        fake.random = fake.random * 1664525u + 1013904223u;
+        return fake.random;
+    case TS_TIMER_MILLISECONDS:
+        return fake.ms;
+    case TS_TIMER_CYCLES_LOW:
+        return fake.ms * 75000u;
+    case TS_EVENT_PENDING:
+        return fake.tick != 0u ? TS_EVENT_TICK : 0u;
+    case TS_RX_BUFFERS:
+        return fake.rx_free_count;
+    case TS_CQ_SPACE:
+        return fake.cq_space;
+    case TS_MESSAGE_STATUS:
+        return TS_PUT(TS_MESSAGE_STATUS_SPACE, 0xFFu) |
+               TS_PUT(TS_MESSAGE_STATUS_AVAILABLE, fake.inbox_count != 0u ? 1u : 0u) |
+               TS_PUT(TS_MESSAGE_STATUS_SENDER, fake.inbox[fake.inbox_head % MESSAGES][0]);
+    case TS_PROBE_RESULT:
+        return TS_PUT(TS_PROBE_RESULT_CORE, fake.probe_core);
+    case TS_DISPATCH_STATE:
+        return TS_PUT(TS_DISPATCH_STATE_ALIVE, (1u << options->cores) - 1u) |
+               TS_PUT(TS_DISPATCH_STATE_MANAGER, options->manager);
+    default:
+        return 0u;
+    }
+}
+
+void mmio_write(uint32_t address, uint32_t value)
+{
+    if (address >= TS_DMA_IN_LOCAL && address < TS_DMA_IN_LOCAL + 0x20u) {
+        dma_write(&fake.in, address - TS_DMA_IN_LOCAL, value);
+        return;
+    }
+    if (address >= TS_DMA_OUT_LOCAL && address < TS_DMA_OUT_LOCAL + 0x20u) {
+        dma_write(&fake.out, address - TS_DMA_OUT_LOCAL, value);
+        return;
+    }
+    if (address >= TS_MESSAGE_SEND_WORD(0) && address < TS_MESSAGE_SEND_WORD(4)) {
+        fake.send_words[(address - TS_MESSAGE_SEND_WORD(0)) / 4u] = value;
+        return;
+    }
+    if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
+        fake.lock_held &= ~(1u << (address - TS_LOCK_LOCK(0)) / 4u);
+        return;
+    }
+    for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
+        if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
+            fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u] = value;
+            return;
+        }
+    }
+    switch (address) {
+    case TS_CONSOLE_DATA:
+        fprintf(stderr, "%c", (int)value);
+        break;
+    case TS_CORE_READY:
+        printf("ready %u %u\n", TS_GET(value, TS_CORE_READY_FIRMWARE_ABI), TS_GET(value, TS_CORE_READY_READY));
+        break;
+    case TS_TIMER_TICK:
+        fake.tick = 0u;
+        break;
+    case TS_RX_FREE:
+        free_buffer(value);
+        break;
+    case TS_RX_CONTROL:
+        fake.rx_enabled = value >> 31;
+        break;
+    case TS_TX_CONTROL:
+        fake.tx_enabled = value >> 31;
+        break;
+    case TS_TX_PRODUCER:
+        fake.tx_producer = value;
+        break;
+    case TS_SQ_CONSUMER:
+        fake.sq_consumer = value;
+        break;
+    case TS_CQ_USER_LOW:
+    case TS_CQ_USER_HIGH:
+    case TS_CQ_RESULT:
+        fake.cq_words[(address - TS_CQ_USER_LOW) / 4u] = value;
+        break;
+    case TS_CQ_POST:
+        post(value);
+        break;
+    case TS_MESSAGE_SEND:
+        printf("message %u %u %u %u %u\n", value, fake.send_words[0], fake.send_words[1], fake.send_words[2],
+               fake.send_words[3]);
+        break;
+    case TS_MESSAGE_POP:
+        fake.inbox_head++;
+        fake.inbox_count--;
+        break;
+    case TS_PROBE_SOURCE(0):
+        fake.probe_source = value;
+        break;
+    case TS_PROBE_DESTINATION(0):
+        fake.probe_destination = value;
+        break;
+    case TS_PROBE_PORTS:
+        fake.probe_ports = value;
+        break;
+    case TS_PROBE_GO:
+        probe();
+        break;
+    default:
+        break;
+    }
+}

@@ -1,0 +1,26 @@
+/* A fake engine around one core's firmware on the PC: registers, packet memory, DMA, queues. */
+#ifndef FAKE_H
+#define FAKE_H
+
+#include "platform.h"
+
+#define FAKE_HOST_BYTES 0x100000u /* host memory; transfers beyond it are outside the windows */
+
+struct fake_options {
+    uint32_t core, cores, epoch, manager, abi;
+    const char *shared; /* file for the shared region, or NULL */
+};
+
+int fake_init(const struct fake_options *options);
+void fake_step(void); /* TX engine and DMA do what is queued */
+void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t length);
+int fake_deliver(uint32_t host, bool joined, uint32_t join_id, const uint8_t *sqe);
+int fake_message(uint32_t from, const uint32_t words[4]);
+void fake_time(uint32_t ms);
+uint8_t *fake_host(uint32_t address, uint32_t length); /* NULL: outside */
+void fake_cq_space(uint32_t space);
+void fake_tx_stall(bool stall);
+uint32_t fake_rx_free(void);
+uint32_t fake_bad_free(void);
+
+#endif
