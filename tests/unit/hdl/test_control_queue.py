@@ -69,9 +69,10 @@ class Bench:
         await Timer(2, "ns")
 
     async def start(self):
-        # Also ends what an earlier test left behind.
+        # Also ends what an earlier test left behind: the access in flight when a queue is disabled still ends.
         self.dut.core_reset.value = (1 << CORES) - 1
         await self.cycles(50)
+        self.host[:] = bytes(len(self.host))
         self.dut.core_reset.value = 0
         self.dut.enable.value = 1
         await self.cycles(3)
@@ -535,7 +536,7 @@ async def bus_error_stops_until_disabled(dut):
 
 @cocotb.test(**LIMIT)
 async def disabling_at_any_moment_starts_afresh(dut):
-    for round_ in range(40):
+    for round_ in range(25):
         bench = Bench(dut, bus_wait=0.3, ram_wait=0.3)
         bench.rng.seed(bench.rng.getrandbits(32) + round_)
         await bench.start()
@@ -672,4 +673,4 @@ def test_control_queue():
     from twinstack.config import EngineConfig
     from twinstack.control_queue import ControlQueue
 
-    run_cocotb(ControlQueue(EngineConfig(cores=CORES, data_bytes=DATA_BYTES)), __file__, testcase=os.environ.get("ONLY"))
+    run_cocotb(ControlQueue(EngineConfig(cores=CORES, data_bytes=DATA_BYTES)), __file__)
