@@ -15,7 +15,11 @@
 #define LWIP_STATS           0 /* the firmware counts what it needs */
 
 /* --- Memory --- */
-#define MEM_ALIGNMENT            4             /* 32-bit core */
+#ifdef TWINSTACK_HOST
+#define MEM_ALIGNMENT 8 /* 64-bit PC */
+#else
+#define MEM_ALIGNMENT 4 /* 32-bit core */
+#endif
 #define LWIP_RAM_HEAP_POINTER    platform_heap /* in the memory that the TX engine reads */
 #define MEM_SIZE                 LWIP_HEAP_BYTES
 #define MEMP_OVERFLOW_CHECK      0                    /* the sanitizers of the PC build do this */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Firmware, TcpPeer, build, socket_address
+from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Firmware, TcpPeer, build, socket_address
 from scapy.layers.inet import ICMP, IP, TCP, fragment
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
