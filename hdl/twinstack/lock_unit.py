@@ -81,13 +81,16 @@ class LockUnit(wiring.Component):
         table = sum(((one - x - 1) % count < (other - x - 1) % count) << x for x in range(count))
         return Const(table, count).bit_select(last, 1)
 
-    # The two decisions that the proofs are about; tests override them with wrong ones.
+    # The decisions that the proofs are about; tests override them with wrong ones.
 
     def _may_take(self, held: Value, must_wait: Value) -> Value:
         return ~held & ~must_wait
 
     def _may_release(self, mine: Value) -> Value:
         return mine
+
+    def _lapses(self, tick: Value, age: Value) -> Value:
+        return tick & (age == LAPSE_TICKS)
 
     def elaborate(self, platform):
         m = Module()
@@ -162,10 +165,10 @@ class LockUnit(wiring.Component):
                 m.d.comb += first[c].eq(waiting[n][c] & ~before.any())
             # A reservation ages from the last try of the one whose turn it is.
             tried = Cat(first[c] & take[c] & at[c] for c in cores).any()
-            lapsed = tick & (age == LAPSE_TICKS) & ~tried
+            lapsed = self._lapses(tick, age) & ~tried
             with m.If(~first.any() | tried | lapsed):
                 m.d.sync += age.eq(0)
-            with m.Elif(tick):
+            with m.Elif(tick & (age != LAPSE_TICKS)):
                 m.d.sync += age.eq(age + 1)
             for c in cores:
                 with m.If(granted[c] & at[c]):
