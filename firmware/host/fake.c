@@ -64,7 +64,8 @@ int fake_init(const struct fake_options *options)
     for (uint32_t i = 0; i < RX_BUFFERS; i++) {
         fake.rx_free[fake.rx_free_count++] = i;
     }
-    return map(TS_DATA_BASE, sizeof(struct hw_layout), -1) | map(TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES, -1) |
+    return map(TS_DATA_BASE, sizeof(struct hw_layout), -1) |
+           map(TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES, -1) |
            map(TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES, -1) |
            map(TS_SHARED_BASE, TS_CONFIG_SHARED_BYTES, shared);
 }
@@ -104,9 +105,10 @@ uint32_t fake_bad_free(void)
 
 static uint32_t toeplitz(const uint8_t *data, uint32_t length)
 {
-    static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3,
-                                    0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3,
-                                    0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
+    static const uint8_t key[40] = {0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67,
+                                    0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0, 0xca, 0x2b, 0xcb,
+                                    0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30,
+                                    0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa};
     uint32_t hash = 0;
     uint32_t window = (uint32_t)key[0] << 24 | (uint32_t)key[1] << 16 | (uint32_t)key[2] << 8 | key[3];
     for (uint32_t bit = 0; bit < 8u * length; bit++) {
@@ -147,7 +149,8 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
     memset(buffer, 0, 2);
     memcpy(buffer + 2, frame, length);
     uint8_t *copy = hw_memory.rx_headers[index];
-    memset(copy, 0xA5, TS_HEADER_COPY_BYTES); /* payload bytes beyond the copy must never be looked for here */
+    memset(copy, 0xA5,
+           TS_HEADER_COPY_BYTES); /* payload bytes beyond the copy must never be looked for here */
     memcpy(copy, buffer, length + 2u < TS_HEADER_COPY_BYTES ? length + 2u : TS_HEADER_COPY_BYTES);
     words[0] = TS_PUT(TS_RX_DESCRIPTOR_VERSION, TS_DESCRIPTOR_VERSION) | TS_PUT(TS_RX_DESCRIPTOR_PORT, port) |
                TS_PUT(TS_RX_DESCRIPTOR_BUFFER_INDEX, index);
@@ -254,9 +257,8 @@ static void transmit(uint32_t *command)
     } else {
         printf("bad tx command\n");
     }
-    command[TS_TX_COMMAND_DONE_WORD] =
-        (command[TS_TX_COMMAND_DONE_WORD] & TS_TX_COMMAND_EPOCH_MASK) | TS_PUT(TS_TX_COMMAND_STATUS, status) |
-        TS_TX_COMMAND_DONE_MASK;
+    command[TS_TX_COMMAND_DONE_WORD] = (command[TS_TX_COMMAND_DONE_WORD] & TS_TX_COMMAND_EPOCH_MASK) |
+                                       TS_PUT(TS_TX_COMMAND_STATUS, status) | TS_TX_COMMAND_DONE_MASK;
 }
 
 static void move(struct dma_queue *queue, bool in)
@@ -337,7 +339,8 @@ static void post(uint32_t value)
     }
     fake.cq_space -= fake.cq_space == 255u ? 0u : 1u;
     printf("cqe %u %u %d %u %u %u\n", fake.cq_words[0], fake.cq_words[1], (int32_t)fake.cq_words[2],
-           TS_GET(value, TS_CQ_POST_MORE), TS_GET(value, TS_CQ_POST_IS_JOINED), TS_GET(value, TS_CQ_POST_JOIN_ID));
+           TS_GET(value, TS_CQ_POST_MORE), TS_GET(value, TS_CQ_POST_IS_JOINED),
+           TS_GET(value, TS_CQ_POST_JOIN_ID));
 }
 
 /* --- Registers --- */
@@ -361,7 +364,8 @@ static void dma_write(struct dma_queue *queue, uint32_t offset, uint32_t value)
     } else if (offset == TS_DMA_IN_HOST_ADDRESS - TS_DMA_IN_LOCAL) {
         queue->host_address = value;
     } else if (offset == TS_DMA_IN_GO - TS_DMA_IN_LOCAL && queue->count < DMA_DEPTH) {
-        queue->queued[queue->count++] = (struct transfer){queue->local & ~TS_UNCACHED, queue->host_address, value};
+        queue->queued[queue->count++] =
+            (struct transfer){queue->local & ~TS_UNCACHED, queue->host_address, value};
     }
 }
 
@@ -396,7 +400,8 @@ uint32_t mmio_read(uint32_t address)
         return options->abi;
     case TS_CORE_IDENTITY:
         return TS_PUT(TS_CORE_IDENTITY_CORE, options->core) | TS_PUT(TS_CORE_IDENTITY_CORES, options->cores) |
-               TS_PUT(TS_CORE_IDENTITY_PORTS, TS_CONFIG_PORTS) | TS_PUT(TS_CORE_IDENTITY_MANAGER, options->manager) |
+               TS_PUT(TS_CORE_IDENTITY_PORTS, TS_CONFIG_PORTS) |
+               TS_PUT(TS_CORE_IDENTITY_MANAGER, options->manager) |
                TS_PUT(TS_CORE_IDENTITY_EPOCH, options->epoch);
     case TS_CORE_MEMORY:
         return TS_PUT(TS_CORE_MEMORY_DATA_KIB, TS_CONFIG_DATA_BYTES / 1024u) |
@@ -458,7 +463,8 @@ void mmio_write(uint32_t address, uint32_t value)
         fprintf(stderr, "%c", (int)value);
         break;
     case TS_CORE_READY:
-        printf("ready %u %u\n", TS_GET(value, TS_CORE_READY_FIRMWARE_ABI), TS_GET(value, TS_CORE_READY_READY));
+        printf("ready %u %u\n", TS_GET(value, TS_CORE_READY_FIRMWARE_ABI),
+               TS_GET(value, TS_CORE_READY_READY));
         break;
     case TS_TIMER_TICK:
         fake.tick = 0u;

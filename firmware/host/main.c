@@ -1,7 +1,7 @@
 /* The firmware on the PC: commands on standard input, one a line; events and "ok" on standard output.
  *
- * frame PORT ANSWER HEX | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS HEX
- * read ADDRESS LENGTH | cqspace N | stall 0/1 | state | quit */
+ * frame PORT ANSWER HEX | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
+ * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | state | quit */
 #include "fake.h"
 #include "service.h"
 #include "lwip/priv/memp_priv.h"
@@ -72,10 +72,11 @@ static void print_state(void)
     for (uint32_t i = 0; i < TS_DIRECTORY_WORDS; i++) {
         directory += ((const uint32_t *)(uintptr_t)TS_SHARED_BASE)[i] != 0u ? 1u : 0u;
     }
-    printf("state rx_free=%u bad_free=%u tx_free=%u scratch=%u ops=%u sockets=%u pcbs=%u directory=%u copied=%u "
-           "foreign=%u dropped=%u tx_errors=%u\n",
-           fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
-           count_pcbs(), directory, stack.tx.copied, stack.foreign, stack.rx.dropped, stack.tx.errors);
+    printf(
+        "state rx_free=%u bad_free=%u tx_free=%u scratch=%u ops=%u sockets=%u pcbs=%u directory=%u copied=%u "
+        "foreign=%u dropped=%u tx_errors=%u\n",
+        fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
+        count_pcbs(), directory, stack.tx.copied, stack.foreign, stack.rx.dropped, stack.tx.errors);
 }
 
 static void execute(char *line, const struct program *program)
