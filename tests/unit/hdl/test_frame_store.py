@@ -40,6 +40,7 @@ async def only_whole_good_frames_come_out(dut):
     phases = [(1.0, 1.0), (0.5, 1.0), (1.0, 0.4), (0.7, 0.1), (1.0, 0.0)]
     stored = 0  # words of committed frames not yet taken
     most_stored = 0  # since the frame that is being sent started
+    excuse = 0  # most_stored when its last word was sent
     held = None
     for cycle in range(20000):
         send_rate, take_rate = phases[cycle // 400 % len(phases)]
@@ -76,12 +77,12 @@ async def only_whole_good_frames_come_out(dut):
             if len(frame) > WORDS:
                 assert name != "committed"
             if name == "overflow":
-                assert overflow_excuse + len(frame) > WORDS, "overflow with room left"
+                assert excuse + len(frame) > WORDS, "overflow with room left"
             if name == "committed":
                 expected.append(frame)
                 stored += len(frame)
         most_stored = max(most_stored, stored)
-        overflow_excuse = most_stored
+        excuse = most_stored
         strobe_due = (sent, bool(sent[-1] >> 36 | drop)) if send and word >> 35 & 1 else None
         if int(dut.o__valid.value):
             out = int(dut.o__payload.value)
