@@ -37,11 +37,12 @@ class _Pair:
 class _Reader:
     """What is presented to one core."""
 
-    def __init__(self, core: int, senders: int):
+    def __init__(self, core: int, senders: int, hold_off: int):
         self.current = Signal(range(max(2, senders)), name=f"current{core}")
         self.fetching = Signal(name=f"fetching{core}")
         self.available = Signal(name=f"available{core}")
         self.words = Signal(MESSAGE_BITS, name=f"words{core}")
+        self.hold_off = Signal(range(hold_off + 1), name=f"hold_off{core}")
 
 
 class MessageFifos(wiring.Component):
@@ -95,7 +96,9 @@ class MessageFifos(wiring.Component):
         self.ports = [getattr(self, f"port{i}") for i in range(cores)]
         self.sent = [getattr(self, f"sent{i}") for i in range(cores)]
         self._pairs = [_Pair(sender, receiver, depth) for sender, receiver in message_pairs(cores)]
-        self._readers = [_Reader(i, sum(pair.receiver == i for pair in self._pairs)) for i in range(cores)]
+        self._readers = [
+            _Reader(i, sum(pair.receiver == i for pair in self._pairs), self.HOLD_OFF_CYCLES) for i in range(cores)
+        ]
 
     def _has_space(self, pair: _Pair) -> Value:
         """Whether a message can be sent; the proofs override it with a wrong answer."""
@@ -145,7 +148,7 @@ class MessageFifos(wiring.Component):
         """Take the senders' messages in turn and show one to ``core`` until it is popped."""
         pairs = [pair for pair in self._pairs if pair.receiver == core]
         reader, port = self._readers[core], self.ports[core]
-        hold_off = Signal(range(self.HOLD_OFF_CYCLES + 1), name=f"hold_off{core}")
+        hold_off = reader.hold_off
         choice = Signal.like(reader.current, name=f"choice{core}")
         m.d.comb += [port.available.eq(reader.available), port.words.eq(reader.words)]
         for number, pair in enumerate(pairs):
