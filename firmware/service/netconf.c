@@ -74,10 +74,11 @@ static int parse(const struct service *service, const uint32_t *sqe, struct port
     return 0;
 }
 
+/* A core between its HELLO and its first frame gets the configuration too. */
 static uint32_t others_alive(const struct service *service)
 {
     uint32_t alive = TS_GET(mmio_read(TS_DISPATCH_STATE), TS_DISPATCH_STATE_ALIVE);
-    return alive & ~(1u << service->stack->core);
+    return (alive | service->netconf.greeted) & ~(1u << service->stack->core);
 }
 
 /* Start passing on the configuration that the first waiting operation asks for. */
@@ -161,6 +162,7 @@ int netconf_message(void *context, uint32_t sender, const uint32_t words[4])
     } else if (kind == KIND_ACK) {
         service->netconf.dirty[sender] &= (uint8_t) ~(1u << port);
     } else if (kind == KIND_HELLO) {
+        service->netconf.greeted |= 1u << sender;
         for (uint32_t i = 0; i < service->stack->ports; i++) {
             if (service->netconf.configured[i]) {
                 service->netconf.dirty[sender] |= (uint8_t)(1u << i);

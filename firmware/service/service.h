@@ -84,6 +84,7 @@ struct service {
         bool configured[TS_CONFIG_PORTS];
         uint8_t dirty[8]; /* for each core: ports whose configuration it has not acknowledged */
         uint8_t sent[8];
+        uint32_t greeted;       /* cores that said HELLO, perhaps not alive yet */
         struct op_list waiting; /* NETIF_CONFIG, the first is in progress */
         uint32_t started;
         uint32_t incoming[3]; /* first half of a configuration */

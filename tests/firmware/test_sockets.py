@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Firmware, TcpPeer, build, socket_address
 from scapy.layers.inet import ICMP, IP, TCP, fragment
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
+from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Firmware, TcpPeer, build, socket_address
 from twinstack.proto.queues import NETIF_CONFIG, SOCKET_ADDRESS, STATS, Handle, Operation
 
 
@@ -365,3 +365,50 @@ def test_reassembled_segment_of_another_core_is_not_reset():
     assert 0 < state["foreign"] < 16 and answered == 16 - state["foreign"]
     assert state["rx_free"] == 16
     firmware.close()
+
+
+TOEPLITZ_KEY = bytes.fromhex(
+    "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa"
+)  # the published verification key
+
+
+def toeplitz(data: bytes) -> int:
+    key = int.from_bytes(TOEPLITZ_KEY, "big")
+    result = 0
+    for bit in range(8 * len(data)):
+        if data[bit // 8] >> (7 - bit % 8) & 1:
+            result ^= key >> (320 - 32 - bit) & 0xFFFF_FFFF
+    return result
+
+
+def test_toeplitz_agrees_with_a_published_vector():
+    tuple_ = bytes([66, 9, 149, 187, 161, 142, 100, 80]) + (2794).to_bytes(2, "big") + (1766).to_bytes(2, "big")
+    assert toeplitz(tuple_) == 0x51CCC178
+
+
+def test_local_ports_lead_back_to_their_core_and_are_never_given_twice(tmp_path):
+    cores = [Firmware(("--core", str(n), "--cores", "2", "--shared", str(tmp_path / "shared"))) for n in range(2)]
+    cores[0].sqe(
+        Operation.NETIF_CONFIG,
+        1,
+        inline=NETIF_CONFIG.pack({"family": 2, "prefix_length": 24, "address": 0x0200000A, "mac": 0x010000535402}),
+    )
+    for _to, *words in cores[0].messages:
+        cores[1].command("message 0 " + " ".join(map(str, words)))
+    ports: set[int] = set()
+    for number, core in enumerate(cores):
+        core.frames.clear()
+        core.learn_peer()
+        core.frames.clear()
+        for user_data in range(10):
+            core.sqe(Operation.TCP_CONNECT, user_data, inline=socket_address(PEER_IP, 80))
+        for syn in core.frames:
+            port = syn[TCP].sport
+            incoming = bytes([10, 0, 0, 9, 10, 0, 0, 2]) + (80).to_bytes(2, "big") + port.to_bytes(2, "big")
+            assert toeplitz(incoming) % 128 % 2 == number
+            assert port not in ports
+            ports.add(port)
+    assert len(ports) == 20
+    assert cores[0].state()["directory"] == 20
+    for core in cores:
+        core.close()

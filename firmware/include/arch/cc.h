@@ -56,11 +56,12 @@ static inline __attribute__((always_inline)) uint16_t cc_swap16(uint16_t x)
 #define lwip_htons(x) cc_swap16((uint16_t)(x))
 
 #define PACK_STRUCT_BEGIN
-#ifdef TWINSTACK_HOST
+/* Headers are at least 2-byte aligned (ETH_PAD_SIZE 2), so fields need not be read byte by byte. lwip_init()
+ * tests packing with a structure of odd size, which no header is: its file is compiled with the exact form.
+ */
+#if defined(TWINSTACK_HOST) || defined(CC_PACKED_EXACT)
 #define PACK_STRUCT_STRUCT __attribute__((packed))
 #else
-/* Headers are word aligned (ETH_PAD_SIZE 2), so plain access is right and short. ARP is 2-byte aligned
- * inside, which lwIP handles itself. */
 #define PACK_STRUCT_STRUCT __attribute__((packed, aligned(2)))
 #endif
 #define PACK_STRUCT_END
