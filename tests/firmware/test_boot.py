@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.l2 import ARP, Ether
 
-from firmware.firmware_peer import BUILD, build
+from firmware.firmware_peer import BUILD, PEER_MAC, build
 from twinstack.config import EngineConfig
 from twinstack.proto import registers
 from twinstack.proto.abi import ABI_VERSION, MAGIC
+from twinstack.proto.descriptor import RX_DESCRIPTOR, TX_COMMAND
 from twinstack.proto.image import check_image
 from twinstack.proto.memory_map import (
     CSR_CORE_BASE,
@@ -176,3 +179,45 @@ def test_image_refuses_another_abi():
     core.run(lambda core: core.console.endswith("stopped\ncore 0: stopped\n"))
     assert "hardware ABI 7, firmware ABI 1" in core.console
     assert core.registers[core.ready] == ABI_VERSION
+
+
+def test_echo_answers_arp_ping_and_syn_without_a_misaligned_access():
+    core = Core((BUILD / "echo" / "firmware.img").read_bytes())
+    core.run(lambda core: core.registers.get(core.ready, 0) >> 31)
+
+    def register(block: registers.Block, name: str) -> int:
+        return CSR_CORE_BASE + registers.register_offset(block, name)
+
+    ring, headers = (DATA_BASE + core.registers[register(registers.RX, name)] for name in ("ring", "headers"))
+    commands = DATA_BASE + core.registers[register(registers.TX, "ring")]
+    producer = register(registers.TX, "producer")
+    peer = Ether(src=PEER_MAC, dst="02:54:53:00:00:00")
+    ip = IP(src="10.0.0.9", dst="10.0.0.2")
+    requests = [
+        (peer / ARP(op=1, hwsrc=PEER_MAC, psrc="10.0.0.9", pdst="10.0.0.2"), {"is_arp": 1}),
+        (peer / ip / ICMP() / bytes(5), {"is_ipv4": 1, "is_icmp": 1}),
+        (peer / ip / TCP(sport=1, dport=7, flags="S", seq=9, options=[("MSS", 1460)]), {"is_ipv4": 1, "is_tcp": 1}),
+    ]
+    answers = []
+    for index, (packet, fields) in enumerate(requests):
+        data = bytes(2) + bytes(packet)
+        for base, length in ((RX_BANK_BASE + 1536 * index, len(data)), (headers + 128 * index, min(len(data), 128))):
+            memory, offset = core.region(base, 1)
+            memory[offset : offset + length] = data[:length]
+        fields |= {"version": 1, "buffer_index": index, "frame_length": len(data) - 2, "l3_offset": 14, "answer": 1}
+        fields |= {"ip_checksum_ok": 1, "l4_checksum_ok": 1, "epoch": 1, "owner": 1}
+        memory, offset = core.region(ring + 64 * index, 4)
+        memory[offset : offset + 64] = RX_DESCRIPTOR.pack(fields)
+        before = core.registers[producer]
+        core.run(lambda core, before=before: core.registers[producer] != before)
+        memory, offset = core.region(commands + 32 * before, 4)
+        command = TX_COMMAND.unpack(bytes(memory[offset : offset + 32]))
+        frame = b""
+        for entry in range(command["gather_count"]):
+            address = core.load(command["gather_address"] + 8 * entry, 4)
+            length = core.load(command["gather_address"] + 8 * entry + 4, 4)
+            frame += bytes(core.load(address + i, 1) for i in range(length))
+        answers.append(Ether(frame))
+    assert answers[0][ARP].op == 2 and answers[0][ARP].pdst == "10.0.0.9"
+    assert answers[1][ICMP].type == 0
+    assert str(answers[2][TCP].flags) == "SA" and answers[2][TCP].ack == 10
