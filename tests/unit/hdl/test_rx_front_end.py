@@ -347,6 +347,7 @@ def test_reference_checksum_matches_the_example_of_rfc_1071():
 
 def test_ones_complement_sum_matches_the_reference():
     from amaranth.sim import Simulator
+
     from support.rtl import seed
     from twinstack.checksum import CHECKSUM_LATENCY, OnesComplementSum
 
