@@ -1,5 +1,8 @@
 """Memory access of the TX engine: runs of bytes from any memory of any core, one word per cycle."""
 
+from functools import reduce
+from operator import or_
+
 from amaranth import *
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -96,8 +99,13 @@ class TxFetch(wiring.Component):
         run = self.i.payload
 
         # --- Request: the registers are the port's signals ---
+        ports = {
+            (core, region): getattr(self, f"{region.name.lower()}{core}")
+            for core in range(self._config.cores)
+            for region in Region
+        }
+        chosen = Signal(len(ports))  # one-hot: memory of the request; zero: none
         active = Signal()
-        region = Signal(Region)
         offset = Signal(LOCAL_BITS)
         remaining = Signal(16)  # bytes of the run from this word on
         last, write = Signal(), Signal()
@@ -116,11 +124,10 @@ class TxFetch(wiring.Component):
                 remaining.eq(remaining - room),
             ]
             with m.If(is_final | self.flush):
-                m.d.sync += active.eq(0)
+                m.d.sync += chosen.eq(0)
         with m.If(self.i.valid & self.i.ready):
             m.d.sync += [
-                active.eq(1),
-                region.eq(run.region),
+                chosen.eq(Cat((self.core == core) & (run.region == region) for core, region in ports)),
                 offset.eq(run.offset),
                 remaining.eq(run.length),
                 last.eq(run.last),
@@ -128,36 +135,31 @@ class TxFetch(wiring.Component):
                 value.eq(run.data),
             ]
 
-        # --- Memories ---
-        read_data = Signal(32)  # of the request accepted in the previous cycle
-        asked_region = Signal(Region)
-        for core in range(self._config.cores):
-            with m.If(self.core == core):
-                for kind, name in (
-                    (Region.DATA, "data"),
-                    (Region.RX_BANK, "rx_bank"),
-                    (Region.TX_BANK, "tx_bank"),
-                ):
-                    port = getattr(self, f"{name}{core}")
-                    with m.If(region == kind):
-                        m.d.comb += [port.valid.eq(active), accepted.eq(active & port.ready)]
-                    with m.If(asked_region == kind):
-                        m.d.comb += read_data.eq(port.read_data)
-            for name in ("data", "rx_bank", "tx_bank"):
-                port = getattr(self, f"{name}{core}")
-                m.d.comb += [
-                    port.write.eq(write),
-                    port.address.eq(offset[2:]),
-                    port.data.eq(value),
-                    port.mask.eq(0b1111),
-                ]
+        # --- Memories: one bit each says which is asked, so that valid comes from a register ---
+        asked_one = Signal(len(ports))  # memory of the request accepted in the previous cycle
+        read_data = Signal(32)
+        m.d.comb += [
+            active.eq(chosen.any()),
+            accepted.eq(Cat(bit & port.ready for bit, port in zip(chosen, ports.values(), strict=True)).any()),
+            read_data.eq(
+                reduce(or_, (Mux(bit, port.read_data, 0) for bit, port in zip(asked_one, ports.values(), strict=True)))
+            ),
+        ]
+        for bit, port in zip(chosen, ports.values(), strict=True):
+            m.d.comb += [
+                port.valid.eq(bit),
+                port.write.eq(write),
+                port.address.eq(offset[2:]),
+                port.data.eq(value),
+                port.mask.eq(0b1111),
+            ]
 
         # --- Answer: asked in the cycle of the read data, then registered ---
         asked = Signal()
         asked_word = Signal(PackInput)
         m.d.sync += [
             asked.eq(accepted & ~write),
-            asked_region.eq(region),
+            asked_one.eq(chosen),
             asked_word.offset.eq(offset[:2]),
             asked_word.count.eq(Mux(is_final, remaining, room)),
             asked_word.last.eq(is_final & last),
