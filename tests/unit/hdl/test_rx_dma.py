@@ -30,7 +30,8 @@ class Core:
         self.expected = deque()  # verdicts for this core whose fate is not known yet
         self.held = []
         self.given = self.taken = self.lost = self.bad_free = self.resets = 0
-        self.cycles_since_dry = 0
+        self.cycles_since_dry = self.cycles_since_unsettled = 0
+        self.returned = None
         self.data_ready = self.free_rate = 1.0
 
 
@@ -129,10 +130,10 @@ class Bench:
             ready[f"bank{number}"] = rng.random() >= self.bank_stall
             ready[f"data{number}"] = rng.random() < core.data_ready
             self.signal(f"queue{number}__enable").value = core.enable
-            returned = None
+            core.returned = returned = None
             if not core.reset and rng.random() < core.free_rate:
                 if core.held:
-                    returned = core.held.pop(rng.randrange(len(core.held)))
+                    core.returned = returned = core.held.pop(rng.randrange(len(core.held)))
                 elif rng.random() < self.bad_free_rate:
                     returned = rng.randrange(BUFFERS, 1 << 16)
                     core.bad_free += 1
@@ -144,8 +145,11 @@ class Bench:
         # From here on: what was there in the cycle before the edge.
         for number, core in enumerate(self.cores):
             self._look_at_queue(number, core)
-            dry = int(self.signal(f"queue{number}__buffers").value) == 0
-            core.cycles_since_dry = 0 if dry else core.cycles_since_dry + 1
+            buffers = int(self.signal(f"queue{number}__buffers").value)
+            core.cycles_since_dry = 0 if buffers == 0 else core.cycles_since_dry + 1
+            # The pool offers a buffer two cycles after it came back, or after a reset, even if it counts at once.
+            unsettled = buffers == 0 or core.reset or (buffers == 1 and core.returned is not None)
+            core.cycles_since_unsettled = 0 if unsettled else core.cycles_since_unsettled + 1
         for name, is_ready in ready.items():
             self._look_at_ram(name, is_ready)
         for port, words in enumerate(self.words):
@@ -171,7 +175,7 @@ class Bench:
             core.given += 1
             unable = core.reset or not core.enable
             must_drop = unable or verdict["bad"] or core.cycles_since_dry == 0
-            may_drop = must_drop or core.cycles_since_dry < 4
+            may_drop = must_drop or core.cycles_since_unsettled < 3
             meta = {name: value for name, value in verdict["meta"].items() if name in META}
             core.expected.append(
                 {
