@@ -180,7 +180,7 @@ class Engine(wiring.Component):
             # Frames are lost in the clock crossing or in the full-frame store: one figure for the reader.
             regs.field("rx_overflows").r_data.eq(mac.counters.rx_overflows + front_end.overflow),
         ]
-        for name in MacCounters.__annotations__:
+        for name, _ in data.Layout.cast(MacCounters):
             if name != "rx_overflows":
                 m.d.comb += regs.field(name).r_data.eq(mac.counters[name])
 

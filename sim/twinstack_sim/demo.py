@@ -94,12 +94,12 @@ class LwipSide:
         return stream.remote[1]
 
     def ping(self, advance: Callable[[], None], expired: Callable[[], bool]) -> str:
-        for _ in range(3):
+        for count in range(3):
             self.peer.ping(ENGINE_ADDRESS)
-        while len(self.peer.ping_replies) < 3:
-            if expired():
-                raise DemoError(f"only {len(self.peer.ping_replies)} of 3 pings were answered")
-            advance()
+            while len(self.peer.ping_replies) <= count:
+                if expired():
+                    raise DemoError(f"only {count} of 3 pings were answered")
+                advance()
         return "3 of 3 answered"
 
 
@@ -229,8 +229,9 @@ def demonstrate(kind: str, options: argparse.Namespace) -> str:
 
 
 def deadline(link: SimulationLink, seconds: float) -> Callable[[], bool]:
-    """Whether ``seconds`` of engine time have passed since now."""
-    end = link.clock() + seconds
+    """Whether ``seconds`` have passed since now: of wall-clock time, or a fiftieth of it where time is simulated."""
+    scale = 1.0 if link.simulation.options.external_tick else 0.02
+    end = link.clock() + seconds * scale
     return lambda: link.clock() > end
 
 
