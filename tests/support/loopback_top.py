@@ -8,7 +8,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 from amaranth import *
+from amaranth.back import verilog
 from amaranth.lib import wiring
 from amaranth.lib.fifo import AsyncFIFO
 from amaranth.lib.wiring import In, Out
@@ -145,3 +150,14 @@ class LoopbackTop(wiring.Component):
                 m.d[tx] += sending.eq(0)
         with m.Elif(fifo.r_level >= 4):
             m.d[tx] += sending.eq(1)
+
+
+def loopback_verilog(ports: int = 2) -> str:
+    """The design's Verilog, the same text each time: Python's string hashes, which order Amaranth's ports, are fixed."""
+    command = [sys.executable, "-P", __file__, str(ports)]
+    environment = os.environ | {"PYTHONHASHSEED": "0"}
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout
+
+
+if __name__ == "__main__":
+    print(verilog.convert(LoopbackTop(int(sys.argv[1])), name="engine", strip_internal_attrs=True))

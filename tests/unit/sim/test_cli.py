@@ -1,10 +1,10 @@
 """``twinstack sim`` on the small design in the engine's place."""
 
 import argparse
-from types import SimpleNamespace
 
 import pytest
 
+from support.loopback_top import loopback_verilog
 from twinstack_sim import cli, engine_model
 from twinstack_sim.build import build_model
 from twinstack_sim.simulation import Simulation, SimulationOptions
@@ -12,11 +12,7 @@ from twinstack_sim.simulation import Simulation, SimulationOptions
 
 @pytest.fixture(scope="module")
 def library():
-    from amaranth.back import verilog
-
-    from support.loopback_top import LoopbackTop
-
-    return build_model(verilog.convert(LoopbackTop(2), name="engine", strip_internal_attrs=True), ports=2)
+    return build_model(loopback_verilog(), ports=2)
 
 
 def run(*arguments: str) -> int:
@@ -52,8 +48,3 @@ def test_ticks_follow_the_wall_clock(library):
         cli.run_in_real_time(simulation, 0.3)
         simulation.run(cli.MAX_TICKS_BEHIND * 4)
         assert 200 < simulation.csr_read(16) <= 301
-
-
-def test_simulation_runs_at_the_configured_clock(loopback):
-    made = engine_model.make_simulation(SimpleNamespace(sync_hz=60_000_000), SimulationOptions(seed=9))
-    assert (made.options.sync_hz, made.seed) == (60_000_000, 9)

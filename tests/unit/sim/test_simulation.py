@@ -1,5 +1,6 @@
 """The harness on a small design with the engine's ports: pins, host memory, registers, ticks, peers."""
 
+import contextlib
 import os
 import random
 import struct
@@ -10,7 +11,9 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
+from support.loopback_top import loopback_verilog
 from support.rtl import seed
+from twinstack_sim import build
 from twinstack_sim.build import BuildError, build_model, check_ports
 from twinstack_sim.simulation import Simulation, SimulationError, SimulationOptions
 from twinstack_sim.wire import WireModel
@@ -23,11 +26,7 @@ MEMORY_BYTES = 8192
 
 @pytest.fixture(scope="module")
 def verilog() -> str:
-    from amaranth.back import verilog as back
-
-    from support.loopback_top import LoopbackTop
-
-    return back.convert(LoopbackTop(2), name="engine", strip_internal_attrs=True)
+    return loopback_verilog()
 
 
 @pytest.fixture(scope="module")
@@ -318,8 +317,12 @@ def test_missing_port_is_named(verilog):
         check_ports("module other(a); endmodule", 1)
 
 
-def test_bad_verilog_does_not_stay_in_the_cache(verilog):
+def test_bad_verilog_does_not_stay_in_the_cache(verilog, tmp_path, monkeypatch):
+    # It fails while parsing, long before it could burden the machine: no need to wait for the build lock.
+    monkeypatch.setattr(build, "build_lock", contextlib.nullcontext)
+    monkeypatch.setattr(build, "BUILD", tmp_path)
     broken = verilog.replace("endmodule", "nonsense endmodule", 1)
     for _ in range(2):
         with pytest.raises(BuildError, match="verilator failed"):
             build_model(broken, ports=2)
+    assert [path for path in tmp_path.rglob("*") if path.name != "sim"] == []
