@@ -64,7 +64,8 @@ class PeerOptions:
     tcp_rto_ms : int, 1..3000
         First retransmission time-out (lwIP's own default is 3000).
     tcp_msl_ms : int, 1..60000
-        Maximum segment lifetime; TIME_WAIT takes twice as long.
+        Maximum segment lifetime; TIME_WAIT takes twice as long, and lwIP gives up a connection in LAST_ACK after twice
+        as long even while it still retransmits data: keep it at 20 times ``tcp_rto_ms``, as lwIP's defaults are.
     tcp_mss : int, 64..1460
         Largest segment sent and announced.
     tcp_window, tcp_send_buffer : int, 2 segments..65535 bytes
@@ -73,7 +74,7 @@ class PeerOptions:
 
     tcp_timer_ms: int = 10
     tcp_rto_ms: int = 100
-    tcp_msl_ms: int = 200
+    tcp_msl_ms: int = 2000
     tcp_mss: int = 1460
     tcp_window: int = 40 * 1460
     tcp_send_buffer: int = 40 * 1460

@@ -47,7 +47,8 @@ class Cable:
     def connect(self, address: str = OTHER, port: int = 7):
         listener = self.other.listen(port)
         client = self.one.connect(address, port)
-        self.run_until(lambda: client.connected and listener.pending)
+        # A lost neighbour solicitation alone costs a second (RFC 4861 section 10: RETRANS_TIMER).
+        self.run_until(lambda: client.connected and listener.pending, 30_000)
         return client, listener.accept()
 
     def close(self) -> None:
