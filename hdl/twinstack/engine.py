@@ -226,7 +226,6 @@ class Engine(wiring.Component):
 
     def _connect_host(self, m, host_page, manager_page, manager_arbiter, tiles, dispatcher, rx_dma, queue):
         """The host's CSR target: its own page, or the manager's page among the cores."""
-        config = self.config
         host_to_manager = wishbone_signature(MANAGER_ADDRESS_BITS).create()
         manager_arbiter.add(host_to_manager)
         connect(m, manager_arbiter.bus, manager_page.bus)

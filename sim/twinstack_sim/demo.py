@@ -229,8 +229,8 @@ def demonstrate(kind: str, options: argparse.Namespace) -> str:
 
 
 def deadline(link: SimulationLink, seconds: float) -> Callable[[], bool]:
-    """Whether ``seconds`` have passed since now: of wall-clock time, or a fiftieth of it where time is simulated."""
-    scale = 1.0 if link.simulation.options.external_tick else 0.02
+    """Whether ``seconds`` have passed since now: of wall-clock time, or a 500th of it where time is simulated."""
+    scale = 1.0 if link.simulation.options.external_tick else 0.002
     end = link.clock() + seconds * scale
     return lambda: link.clock() > end
 

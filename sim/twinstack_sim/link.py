@@ -11,6 +11,7 @@ from .simulation import Simulation, SimulationError
 
 MAX_TICKS_AT_ONCE = 50
 """If the machine paused, time jumps by at most this many milliseconds, so that no timer fires in a burst."""
+SETTLE_CYCLES = 16
 
 
 class SimulationLink(HostLink):
@@ -53,22 +54,29 @@ class SimulationLink(HostLink):
 
     def wait_interrupt(self, timeout: float) -> bool:
         simulation = self.simulation
+        # The interrupt falls a few cycles after the doorbell that answers it; a look at once would see the old level.
+        simulation.run(SETTLE_CYCLES)
         if self._real_time:
             deadline = time.monotonic() + timeout
             while not simulation.irq and time.monotonic() < deadline:
-                self.run(simulation.options.step_cycles)
+                self._tick()
+                self._run_until_irq(simulation.options.step_cycles)
         else:
             self._run_until_irq(max(1, int(timeout * simulation.options.sync_hz)))
         return simulation.irq
 
     def run(self, cycles: int) -> None:
-        """Let ``cycles`` cycles pass; with external ticks, first those that wall-clock time owes."""
+        """Let ``cycles`` cycles pass, interrupt or not."""
+        self._tick()
+        self.simulation.run(cycles)
+
+    def _tick(self) -> None:
+        """With external ticks: make those that wall-clock time owes."""
         if self._real_time:
             owed = int((time.monotonic() - self._began) * 1000) - self._ticks
             self._ticks += owed
             for _ in range(min(owed, MAX_TICKS_AT_ONCE)):
                 self.simulation.tick()
-        self._run_until_irq(cycles)
 
     def _run_until_irq(self, cycles: int) -> None:
         simulation = self.simulation
