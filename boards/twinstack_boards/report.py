@@ -1,15 +1,33 @@
-"""What a build used: cells by block from the synthesised netlist, clocks from place and route."""
+"""What a build used: cells by block from the synthesised netlist, clocks and totals from place and route."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from twinstack.config import EngineConfig
 
-KINDS = {"LUT4": "LUT4", "TRELLIS_FF": "FF", "DP16KD": "DP16KD", "MULT18X18D": "MULT18", "TRELLIS_DPR16X4": "DPR16X4"}
+KINDS = {
+    "LUT4": "LUT4",
+    "TRELLIS_FF": "FF",
+    "CCU2C": "carry",
+    "TRELLIS_DPR16X4": "DPR16X4",
+    "DP16KD": "DP16KD",
+    "MULT18X18D": "MULT18",
+}
+BOARD = "board"
+"""Block of whatever is outside the engine."""
+ENGINE = "engine"
+"""Block of the engine's own registers and of logic that nobody else claims."""
+_CPU_BLOCK_RAMS = 10  # caches 4 + 2, tags 1 + 1, register file 2
+_BLOCK_BYTES = 2048
+_BLOCK_BITS = 18 * 1024
+# Synthesis names a cell after a net at one of its ports, with the types of the cells between appended.
+_CELL_SUFFIX = re.compile(r"_(?:LUT4|PFUMX|L6MUX21|CCU2C|TRELLIS_[A-Z0-9]+|DP16KD|MULT18X18D|EHXPLLL|[IO]DDRX1F)_.*")
 
 
 @dataclass(frozen=True)
@@ -25,45 +43,108 @@ class Clock:
         return self.reached >= self.asked
 
 
-def cells_by_block(netlist: Path, top: str) -> dict[str, Counter[str]]:
-    """Cells of the flattened netlist by block of the engine (``core0``, ``mac0``, ...; ``board`` for what is outside).
+class Netlist:
+    """The flattened netlist of a board.
 
     Parameters
     ----------
-    netlist : Path
-        JSON netlist as synthesis writes it; cell names keep their path, separated by dots.
+    path : Path
+        JSON netlist as synthesis writes it; names keep their path, separated by dots.
     top : str
         Name of its top module.
+
+    Raises
+    ------
+    ValueError
+        If the file has no such module.
     """
-    module = json.loads(netlist.read_text())["modules"][top]
-    blocks: dict[str, Counter[str]] = {}
-    for name, cell in module["cells"].items():
-        kind = KINDS.get(cell["type"])
-        if kind is None:
-            continue
-        parts = name.split(".")
-        block = parts[1] if parts[0] == "engine" and len(parts) > 2 else "board"
-        blocks.setdefault(block, Counter())[kind] += 1
-    return blocks
 
+    def __init__(self, path: Path, top: str):
+        modules = json.loads(path.read_text())["modules"]
+        if top not in modules:
+            raise ValueError(f"{path} must have a module {top!r}, not only {', '.join(modules) or 'none'}")
+        self._cells: dict[str, dict[str, Any]] = modules[top]["cells"]
+        self._nets: dict[str, dict[str, Any]] = modules[top].get("netnames", {})
+        self._scopes = {name for name, cell in self._cells.items() if cell["type"] == "$scopeinfo"}
+        self._names_of_bit: dict[int, list[str]] = defaultdict(list)
+        for name, net in self._nets.items():
+            for bit in net["bits"]:
+                if isinstance(bit, int):
+                    self._names_of_bit[bit].append(name)
 
-def block_rams_by_memory(netlist: Path, top: str) -> Counter[str]:
-    """Block RAMs by the path of the memory they belong to."""
-    module = json.loads(netlist.read_text())["modules"][top]
-    counts: Counter[str] = Counter()
-    for name, cell in module["cells"].items():
-        if cell["type"] == "DP16KD":
-            counts[".".join(name.split(".")[:-2]) if ".memory." in name else name.rsplit(".", 1)[0]] += 1
-    return counts
+    def _scope_of(self, path: str) -> tuple[str, ...]:
+        """Parts of the deepest instance that ``path`` lies in; fields of a structure have dots too."""
+        parts = path.split(".")[:-1]
+        while parts and ".".join(parts) not in self._scopes:
+            parts.pop()
+        return tuple(parts)
+
+    def _block_of(self, name: str) -> str:
+        """Block of a cell; where its name stops short of one, that of the deepest name that its net has elsewhere."""
+        base = _CELL_SUFFIX.sub("", name)
+        scope = self._scope_of(base)
+        if len(scope) < 2 or scope[0] != "engine":
+            bits = self._nets.get(base, {"bits": []})["bits"]
+            names = {other for bit in bits if isinstance(bit, int) for other in self._names_of_bit[bit]}
+            scope = max(sorted(map(self._scope_of, names)), key=len, default=scope)
+        if not scope or scope[0] != "engine":
+            return BOARD
+        # A block whose name is also a signal's has a number appended.
+        return re.sub(r"\$\d+$", "", scope[1]) if len(scope) > 1 else ENGINE
+
+    def cells_by_block(self) -> dict[str, Counter[str]]:
+        """Cells by block of the engine (``core0``, ``mac0``, ...), of the engine itself and of the board around it."""
+        blocks: dict[str, Counter[str]] = {}
+        for name, cell in self._cells.items():
+            kind = KINDS.get(cell["type"])
+            if kind is not None:
+                blocks.setdefault(self._block_of(name), Counter())[kind] += 1
+        return blocks
+
+    def cells_below(self, path: str) -> Counter[str]:
+        """Cells whose own name lies below ``path``, such as ``engine.core0.cpu.vexriscv``."""
+        found: Counter[str] = Counter()
+        for name, cell in self._cells.items():
+            kind = KINDS.get(cell["type"])
+            if kind is not None and name.startswith(path + "."):
+                found[kind] += 1
+        return found
+
+    def block_rams_by_memory(self) -> Counter[str]:
+        """Block RAMs by the path of the component that holds the memory; a CPU's are taken together."""
+        counts: Counter[str] = Counter()
+        for name, cell in self._cells.items():
+            if cell["type"] == "DP16KD":
+                memory = re.sub(r"\.\d+\.\d+$", "", name)  # row and column of the block
+                memory = re.sub(r"\.(memory|storage)$", "", memory)
+                counts[re.sub(r"\.cpu\..*", ".cpu", memory)] += 1
+        return counts
 
 
 def expected_block_rams(config: EngineConfig, host_memory_bytes: int) -> dict[str, int]:
-    """Budget in blocks of 2 KiB for each large memory of a configuration, by its name in :func:`block_rams_by_memory`."""
-    blocks = {"engine.code_ram": config.code_bytes // 2048, "host_memory.ram": host_memory_bytes // 2048}
+    """Budget in block RAMs for every memory of a configuration, by its name in :meth:`Netlist.block_rams_by_memory`.
+
+    A block holds 18 Kbit; 2 KiB of a 32-bit memory, whose width does not use the parity bits.
+    """
+
+    def blocks_for(size: int) -> int:
+        return -(-size // _BLOCK_BYTES)
+
+    blocks = {
+        "engine.code_ram": blocks_for(config.code_bytes),
+        "engine.shared_ram": blocks_for(config.shared_bytes),
+        "host_memory.ram": blocks_for(host_memory_bytes),
+    }
     for core in range(config.cores):
-        blocks[f"engine.core{core}.data_ram"] = config.data_bytes // 2048
-        blocks[f"engine.rx_bank{core}"] = config.rx_bank_bytes // 2048
-        blocks[f"engine.tx_bank{core}"] = config.tx_bank_bytes // 2048
+        blocks[f"engine.core{core}.data_ram"] = blocks_for(config.data_bytes)
+        blocks[f"engine.rx_bank{core}"] = blocks_for(config.rx_bank_bytes)
+        blocks[f"engine.tx_bank{core}"] = blocks_for(config.tx_bank_bytes)
+        blocks[f"engine.core{core}.cpu"] = _CPU_BLOCK_RAMS
+        blocks[f"engine.core{core}.console"] = 1
+    for port in range(config.ports):
+        # A stored word has 32 data bits, 2 of count, 1 of last; two blocks of 18 bits side by side.
+        blocks[f"engine.rx_front_end{port}.store"] = -(-config.frame_fifo_words * 36 // _BLOCK_BITS)
+        blocks[f"engine.tx_engine.buffer{port}.ram"] = 2
     return blocks
 
 
@@ -73,15 +154,27 @@ def clocks(report: Path) -> list[Clock]:
     return [Clock(name, entry["constraint"], entry["achieved"]) for name, entry in sorted(fmax.items())]
 
 
-def format_table(blocks: dict[str, Counter[str]], found: list[Clock]) -> str:
+def utilization(report: Path) -> dict[str, tuple[int, int]]:
+    """Used and available cells by kind, of a nextpnr report. ``TRELLIS_COMB`` are the four-input tables, with those
+    that carry chains and distributed RAM take."""
+    entries = json.loads(report.read_text())["utilization"]
+    return {kind: (entry["used"], entry["available"]) for kind, entry in entries.items()}
+
+
+def format_table(
+    blocks: dict[str, Counter[str]], found: list[Clock], used: dict[str, tuple[int, int]] | None = None
+) -> str:
     """The table that a build prints."""
     columns = list(KINDS.values())
-    lines = [f"{'block':<18}" + "".join(f"{column:>9}" for column in columns)]
+    lines = [f"{'block':<20}" + "".join(f"{column:>9}" for column in columns)]
     total: Counter[str] = Counter()
     for name in sorted(blocks):
-        lines.append(f"{name:<18}" + "".join(f"{blocks[name][column]:>9}" for column in columns))
+        lines.append(f"{name:<20}" + "".join(f"{blocks[name][column]:>9}" for column in columns))
         total += blocks[name]
-    lines.append(f"{'total':<18}" + "".join(f"{total[column]:>9}" for column in columns))
+    lines.append(f"{'total':<20}" + "".join(f"{total[column]:>9}" for column in columns))
+    for kind, text in (("TRELLIS_COMB", "tables, all uses"), ("TRELLIS_FF", "flip-flops"), ("DP16KD", "block RAMs")):
+        if used and kind in used:
+            lines.append(f"{text}: {used[kind][0]} of {used[kind][1]}")
     for clock in found:
         state = "met" if clock.met else "MISSED"
         lines.append(f"clock {clock.name}: asked {clock.asked:.2f} MHz, reached {clock.reached:.2f} MHz, {state}")
