@@ -20,6 +20,7 @@ from .toolchain import BUILD, build_lock, fingerprint, verilator_environment
 
 NATIVE = Path(__file__).resolve().parent / "native"
 TOP = "engine"
+PINS = "pins"
 BUILD_TIMEOUT_S = 1800
 
 _WISHBONE = ("adr", "cyc", "stb", "we", "sel", "dat_w", "dat_r", "ack", "err", "cti")
@@ -54,6 +55,36 @@ def check_ports(verilog: str, ports: int) -> None:
     missing = [name for name in expected_ports(ports) if name not in found]
     if missing:
         raise BuildError(f"module {TOP!r} lacks the ports {', '.join(missing)}")
+
+
+def input_registers(verilog: str, ports: int) -> str:
+    """Verilog of the module ``pins``: module ``engine`` of ``verilog`` with registers before its inputs.
+
+    A register loads on both edges of ``apply`` (of ``apply<n>`` for the receive pins of port n). The clocks go straight
+    through. What this is for is told in ``native/harness.cpp``.
+    """
+    body = verilog[re.search(rf"^module {TOP}\s*\(", verilog, re.MULTILINE).start() :]  # type: ignore[union-attr]
+    declarations = re.findall(
+        r"^ *(input|output) +(?:wire +)?(\[\d+:0\] +)?(\w+) *;", body[: body.find("endmodule")], re.MULTILINE
+    )
+    applies = ["apply", *(f"apply{port}" for port in range(ports))]
+    lines = [f"  input {name};" for name in applies]
+    groups: dict[str, list[str]] = {name: [] for name in applies}
+    connections = []
+    for direction, width, name in declarations:
+        lines.append(f"  {direction} {width}{name};")
+        inner = name
+        if direction == "input" and not re.fullmatch(r"(\w+_)?clk", name):
+            inner = f"held_{name}"
+            lines.append(f"  reg {width}{inner} = 0;")
+            receive = re.fullmatch(r"port(\d)__rx\w+", name)
+            groups[f"apply{receive.group(1)}" if receive else "apply"].append(f"{inner} <= {name};")
+        connections.append(f".{name}({inner})")
+    for name, loads in groups.items():
+        lines.append(f"  always @(posedge {name} or negedge {name}) begin {' '.join(loads)} end")
+    names = ", ".join([*applies, *(name for _, _, name in declarations)])
+    instance = f"  {TOP} {TOP}({', '.join(connections)});"
+    return "\n".join([f"module {PINS}({names});", *lines, instance, "endmodule", ""])
 
 
 def run_tool(command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> None:
@@ -134,6 +165,7 @@ def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int)
         with tempfile.TemporaryDirectory(prefix=f".{key}-", dir=folder.parent) as scratch_name:
             scratch = Path(scratch_name)
             (scratch / f"{TOP}.v").write_text(verilog)
+            (scratch / f"{PINS}.v").write_text(input_registers(verilog, ports))
             _compile_model(scratch, extra, harness, ports)
             folder.mkdir(exist_ok=True)
             shutil.copyfile(scratch / f"{TOP}.v", folder / f"{TOP}.v")
@@ -147,10 +179,10 @@ def _compile_model(folder: Path, extra: list[Path], harness: Path, ports: int) -
     root = Path(environment["VERILATOR_ROOT"])
     command = ["verilator", "--cc", "--build", "-j", "2", "-O3", "--no-public-flat-rw", "-Wno-fatal", "-Wno-lint"]
     command += ["--no-timing", "--x-assign", "fast", "--x-initial", "fast"]
-    command += ["--top-module", TOP, "--prefix", "Vengine", "-Mdir", "obj"]
+    command += ["--top-module", PINS, "--prefix", "Vengine", "-Mdir", "obj"]
     command += ["-CFLAGS", "-fPIC -fvisibility=hidden -fno-gnu-unique"]
     command += ["-MAKEFLAGS", "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O3"]
-    run_tool([*command, f"{TOP}.v", *map(str, extra)], folder, environment)
+    run_tool([*command, f"{PINS}.v", f"{TOP}.v", *map(str, extra)], folder, environment)
     archives = sorted(str(path.relative_to(folder)) for path in (folder / "obj").glob("*.a"))
     link = ["g++", "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique"]
     link += ["-Wall", "-Wextra", f"-DTS_PORTS={ports}", "-I", "obj"]

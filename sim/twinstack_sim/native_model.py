@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-ABI = 1
+ABI = 2
 MAX_PORTS = 4
 
 PUSH_BAD_FCS, PUSH_RX_ER, PUSH_RAW = 1, 2, 4
@@ -51,6 +51,7 @@ _SIGNATURES = {
     "ts_time_ns": (_U64, [_POINTER]),
     "ts_irq": (_INT, [_POINTER]),
     "ts_csr": (_INT, [_POINTER, _INT, _U32, _U32, _U32, _U64, ctypes.POINTER(_U32)]),
+    "ts_port_hz": (_INT, [_POINTER, _INT, _U64]),
     "ts_tick": (None, [_POINTER]),
     "ts_frame_push": (_INT, [_POINTER, _INT, ctypes.c_char_p, _U64, _U32]),
     "ts_frame_backlog": (_U64, [_POINTER, _INT]),

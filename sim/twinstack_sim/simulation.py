@@ -36,6 +36,9 @@ class SimulationOptions:
     ----------
     sync_hz, phy_hz : int
         Nominal clock frequencies.
+    idle_ports_hz : int
+        Clock frequency of a port before it first gets a peer or a frame, where that is below ``phy_hz``. The default
+        is what RGMII runs at without a fast link (RGMII 2.0 clause 5.0); such a port costs next to no time.
     max_ppm : float, 0..1000
         The clocks of the PHYs differ from nominal by up to this, each by another amount.
     memory_bytes : int, multiple of 4
@@ -61,6 +64,7 @@ class SimulationOptions:
 
     sync_hz: int = 75_000_000
     phy_hz: int = 125_000_000
+    idle_ports_hz: int = 2_500_000
     max_ppm: float = 100.0
     memory_bytes: int = 1 << 20
     max_wait_cycles: int = 3
@@ -74,6 +78,7 @@ class SimulationOptions:
         for name, low, high in (
             ("sync_hz", 1_000_000, 1_000_000_000),
             ("phy_hz", 1_000_000, 1_000_000_000),
+            ("idle_ports_hz", 1_000_000, 1_000_000_000),
             ("max_ppm", 0, 1000),
             ("memory_bytes", 4, 1 << 30),
             ("max_wait_cycles", 0, 100_000),
@@ -137,6 +142,7 @@ class Simulation:
         self._captures: list[PcapWriter] = []
         self._attachments: list[_Attachment] = []
         self._callbacks: list[Callable[[SentFrame], None]] = []
+        self._awake: set[int] = set()
         self._link_free_ns = [0] * self.ports
         self._exchanging = False
         self._frame = ctypes.create_string_buffer(CAPTURE_BYTES)
@@ -173,6 +179,9 @@ class Simulation:
         self._model = self._library.ts_create(ctypes.byref(config))
         if self._model is None:
             raise SimulationError("the model could not be created")
+        if options.idle_ports_hz < options.phy_hz:
+            for port in set(range(self.ports)) - self._awake:
+                self._library.ts_port_hz(self._model, port, options.idle_ports_hz)
         self._check_faults()
         if self._pcap_path is not None:
             path = self._pcap_path
@@ -320,12 +329,21 @@ class Simulation:
         if any(attachment.port == port for attachment in self._attachments):
             raise ValueError(f"port {port} has a peer already")
         self._attachments.append(_Attachment(port, peer, wire))
+        self._wake(port)
+
+    def _wake(self, port: int) -> None:
+        """Let the clocks of ``port`` run at full speed from now on."""
+        if port not in self._awake:
+            self._awake.add(port)
+            if self._model is not None and self.options.idle_ports_hz < self.options.phy_hz:
+                self._library.ts_port_hz(self._model, port, self.options.phy_hz)
 
     def _push(self, port: int, octets: bytes, flags: int) -> None:
         if port not in range(self.ports):
             raise ValueError(f"port must be 0 to {self.ports - 1}, not {port!r}")
         if not octets:
             raise ValueError("a frame must have bytes, not b''")
+        self._wake(port)
         self._library.ts_frame_push(self._handle, port, octets, len(octets), flags)
 
     def _occupy(self, port: int, octets: int) -> int:

@@ -6,6 +6,11 @@
 //
 // Inputs of a clock domain change right after that domain's rising edge was evaluated. A call returns right after a
 // rising edge of `sync`, so every access from outside starts at the same point of a cycle.
+//
+// The model computes anew what depends on its inputs at every evaluation, changed or not, and that is most of the
+// engine. So the inputs stand behind registers (build.py), loaded on both edges of an `apply` signal: that of the
+// clocks' group changes only when one of its inputs did. It changes with the next event of another clock where there is
+// one before the next edge that looks at the inputs, and in an evaluation of its own otherwise.
 
 #include "Vengine.h"
 #include "verilated.h"
@@ -27,9 +32,10 @@
 
 namespace {
 
-constexpr uint32_t kAbi = 1;
+constexpr uint32_t kAbi = 2;
 constexpr int kMaxPorts = 4;
 constexpr int kClocks = 1 + 2 * TS_PORTS;  // sync, then rx and tx of each port
+constexpr int kGroups = 1 + TS_PORTS;       // of inputs: sync and all resets, then receive pins of each port
 constexpr double kFemtoseconds = 1e15;
 constexpr int kResetCycles = 32;        // of sync; longer than any other clock's synchroniser needs
 constexpr int kPreambleBytes = 7;       // IEEE 802.3 clause 3.2.1
@@ -139,6 +145,8 @@ struct ts_model {
     CData* clock[kClocks];
     uint64_t period[kClocks];
     uint64_t next[kClocks];
+    CData* apply[kGroups];
+    bool changed[kGroups] = {};
     uint64_t now = 0;
     uint64_t cycles = 0;
     uint64_t tick_cycles = 0, tick_left = 0;
@@ -169,8 +177,9 @@ struct ts_model {
         tick_cycles = config.sync_hz / 1000;
         tick_left = tick_cycles;
         for (int n = 0; n < kClocks; ++n) *clock[n] = 0;
-        set_resets(1);
         top->eval();
+        set_resets(1);
+        evaluate();
         advance(kResetCycles, 0);
         set_resets(0);
         in_reset = false;
@@ -181,12 +190,23 @@ struct ts_model {
 
     void set_clock(int index, uint64_t hz, double ppm) {
         period[index] = static_cast<uint64_t>(std::llround(kFemtoseconds / (double(hz) * (1.0 + ppm * 1e-6))));
-        next[index] = 1 + static_cast<uint64_t>(random.unit() * double(period[index]));
+        next[index] = now + 1 + static_cast<uint64_t>(random.unit() * double(period[index]));
+    }
+
+    // Evaluates, with the changed inputs taken over.
+    void evaluate() {
+        for (int n = 0; n < kGroups; ++n) {
+            *apply[n] ^= changed[n];
+            changed[n] = false;
+        }
+        top->eval();
     }
 
     void bind() {
         clock[0] = &top->clk;
+        apply[0] = &top->apply;
 #define TS_BIND_PORT(n)                                                            \
+    apply[1 + n] = &top->apply##n;                                                 \
     clock[1 + 2 * n] = &top->rx##n##_clk;                                          \
     clock[2 + 2 * n] = &top->tx##n##_clk;                                          \
     port[n].rxd = &top->port##n##___05Frxd;                                        \
@@ -222,6 +242,7 @@ struct ts_model {
     }
 
     void set_resets(uint8_t level) {
+        changed[0] = true;
         top->rst = level;
         top->rx0_rst = level;
         top->tx0_rst = level;
@@ -249,12 +270,14 @@ struct ts_model {
 
     // ---- GMII ----
 
-    void drive_rx(Gmii& pins) {
+    void drive_rx(int index) {
+        Gmii& pins = port[index];
         if (pins.gap > 0) {
             --pins.gap;
             return;
         }
         if (pins.queue.empty()) return;
+        changed[1 + index] = true;
         RxFrame& frame = pins.queue.front();
         if (pins.position < frame.bytes.size()) {
             *pins.rxd = frame.bytes[pins.position];
@@ -322,6 +345,7 @@ struct ts_model {
     // ---- host memory ----
 
     void answer_request(HostBus& b) {
+        changed[0] = true;
         const uint64_t address = uint64_t(*b.adr) * 4;
         b.answered = true;
         b.pending = false;
@@ -387,7 +411,10 @@ struct ts_model {
             b.answered = false;
             settle = true;
         }
-        if (settle) top->eval();
+        if (settle) {
+            changed[0] = true;
+            evaluate();
+        }
         for (HostBus& b : bus) serve(b);
     }
 
@@ -395,7 +422,6 @@ struct ts_model {
 
     void before_sync_edge() {
         if (!csr_active) return;
-        top->eval();
         if (top->host_csr___05Fack || top->host_csr___05Ferr) {
             csr_result = top->host_csr___05Fack ? kCsrOk : kCsrErr;
             csr_data = top->host_csr___05Fdat_r;
@@ -404,6 +430,7 @@ struct ts_model {
     }
 
     void end_csr() {
+        changed[0] = true;
         top->host_csr___05Fcyc = 0;
         top->host_csr___05Fstb = 0;
         top->host_csr___05Fwe = 0;
@@ -416,9 +443,11 @@ struct ts_model {
         serve_host_memory();
         if (top->tick) {
             top->tick = 0;
+            changed[0] = true;
         } else if (ticks_pending > 0 && !in_reset) {
             --ticks_pending;
             top->tick = 1;
+            changed[0] = true;
         }
         if (!config.external_tick && --tick_left == 0) {
             tick_left = tick_cycles;
@@ -438,20 +467,21 @@ struct ts_model {
             }
             now = next[index];
             next[index] += period[index];
-            if (index == 0) before_sync_edge();
-            if (*clock[index]) {
+            const int group = index == 0 ? 0 : (index + 1) / 2;
+            if (*clock[index] || changed[group]) {
                 *clock[index] = 0;
-                top->eval();
+                evaluate();
             }
+            if (index == 0) before_sync_edge();
             for (int n = 0; n < kClocks; ++n) *clock[n] = 0;
             *clock[index] = 1;
-            top->eval();
+            evaluate();
             if (index == 0) {
                 after_sync_edge();
                 return;
             }
             if (index & 1) {
-                drive_rx(port[index / 2]);
+                drive_rx(index / 2);
             } else {
                 sample_tx(index / 2 - 1);
             }
@@ -508,6 +538,7 @@ TS_API int ts_csr(ts_model* model, int write, uint32_t byte_address, uint32_t se
     top.host_csr___05Fcti = 0;
     top.host_csr___05Fcyc = 1;
     top.host_csr___05Fstb = 1;
+    model->changed[0] = true;
     model->csr_active = true;
     model->csr_done = false;
     for (uint64_t n = 0; n < max_cycles && !model->csr_done; ++n) model->step();
@@ -517,6 +548,14 @@ TS_API int ts_csr(ts_model* model, int write, uint32_t byte_address, uint32_t se
     }
     *result = model->csr_data;
     return model->csr_result;
+}
+
+// Changes the frequency of both clocks of a port. Returns 0, or -1 for a wrong port or frequency.
+TS_API int ts_port_hz(ts_model* model, int port, uint64_t hz) {
+    if (port < 0 || port >= TS_PORTS || hz == 0) return -1;
+    model->set_clock(1 + 2 * port, hz, model->config.rx_ppm[port]);
+    model->set_clock(2 + 2 * port, hz, model->config.tx_ppm[port]);
+    return 0;
 }
 
 // Makes one pulse on `tick`; pulses that come faster than the clock allows are kept.

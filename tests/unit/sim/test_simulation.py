@@ -92,6 +92,44 @@ def test_frame_takes_its_time_on_the_wire(library):
     assert abs((got[1].time_ns - got[0].time_ns) - (1514 + 24) * 8) <= 16
 
 
+def gap_of_two_frames(library, idle_ports_hz: int, *, awake: bool) -> int:
+    """Nanoseconds between two frames of 1,514 bytes that come straight to the pins, as from nowhere."""
+    with Simulation(library, options(max_ppm=0, idle_ports_hz=idle_ports_hz)) as simulation:
+        got = collect(simulation)
+        if awake:
+            simulation.attach(1, Echo(b"", 1 << 60))
+        for _ in range(2):
+            simulation._library.ts_frame_push(simulation._handle, 1, bytes(1514), 1514, 0)
+        simulation.run_until(lambda: len(got) == 2, 120_000)
+        assert [frame.data for frame in got] == [bytes(1514)] * 2
+        return got[1].time_ns - got[0].time_ns
+
+
+def test_port_without_peer_is_slow_but_works(library):
+    assert gap_of_two_frames(library, 2_500_000, awake=False) == pytest.approx((1514 + 24) * 400, abs=800)
+    assert gap_of_two_frames(library, 2_500_000, awake=True) == pytest.approx((1514 + 24) * 8, abs=16)
+    assert gap_of_two_frames(library, 125_000_000, awake=False) == pytest.approx((1514 + 24) * 8, abs=16)
+
+
+def test_sending_a_frame_wakes_its_port(library):
+    with Simulation(library, options(max_ppm=0)) as simulation:
+        got = collect(simulation)
+        simulation.run(1_000)
+        for _ in range(2):
+            simulation.send_frame(1, bytes(1514))
+        simulation.run_until(lambda: len(got) == 2, 5_000)
+    assert got[1].time_ns - got[0].time_ns == pytest.approx((1514 + 24) * 8, abs=16)
+
+
+def test_inputs_get_registers_and_clocks_do_not(verilog):
+    text = build.input_registers(verilog, 2)
+    names = set(build.expected_ports(2)) | {"apply", "apply0", "apply1"}
+    assert set(text[text.index("(") + 1 : text.index(")")].split(", ")) == names
+    assert ".rx1_clk(rx1_clk)" in text and ".irq(irq)" in text and ".rx1_rst(held_rx1_rst)" in text
+    assert "posedge apply1 or negedge apply1) begin held_port1__rx" in text
+    assert text.count("reg [31:0] held_host") == 3  # dat_r of both initiators, dat_w of the target
+
+
 def test_bad_fcs_and_bad_preamble_are_told(library):
     with Simulation(library, options()) as simulation:
         got = collect(simulation)
@@ -303,7 +341,14 @@ def test_simulation_must_run(library):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("sync_hz", 1), ("max_ppm", -1), ("memory_bytes", 2), ("memory_bytes", 1026), ("step_cycles", 0)],
+    [
+        ("sync_hz", 1),
+        ("max_ppm", -1),
+        ("memory_bytes", 2),
+        ("memory_bytes", 1026),
+        ("step_cycles", 0),
+        ("idle_ports_hz", 0),
+    ],
 )
 def test_options_are_checked(name, value):
     with pytest.raises(ValueError, match=f"{name} must .* not {value}"):
