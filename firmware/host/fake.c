@@ -96,6 +96,11 @@ uint32_t fake_rx_free(void)
     return fake.rx_free_count;
 }
 
+uint32_t fake_rx_dropped(void)
+{
+    return fake.rx_dropped;
+}
+
 uint32_t fake_bad_free(void)
 {
     return fake.bad_free;

@@ -21,6 +21,7 @@ uint8_t *fake_host(uint32_t address, uint32_t length); /* NULL: outside */
 void fake_cq_space(uint32_t space);
 void fake_tx_stall(bool stall);
 uint32_t fake_rx_free(void);
+uint32_t fake_rx_dropped(void);
 uint32_t fake_bad_free(void);
 
 #endif

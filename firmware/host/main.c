@@ -54,10 +54,10 @@ static uint32_t parse_hex(const char *text, uint8_t *bytes, uint32_t limit)
     return count;
 }
 
-static unsigned count_pcbs(void)
+static unsigned count_pcbs(const struct tcp_pcb *list)
 {
     unsigned count = 0;
-    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
+    for (const struct tcp_pcb *pcb = list; pcb != NULL; pcb = pcb->next) {
         count++;
     }
     return count;
@@ -65,7 +65,13 @@ static unsigned count_pcbs(void)
 
 static void print_state(void)
 {
-    unsigned ops = 0, directory = 0;
+    unsigned ops = 0, directory = 0, listeners = 0, pieces = 0;
+    for (uint32_t i = 0; i < LISTENERS; i++) {
+        listeners += service.listeners[i].used ? 1u : 0u;
+    }
+    for (uint32_t i = 0; i < TX_BUFFERS; i++) {
+        pieces += service.pieces[i].state != PIECE_FREE ? 1u : 0u;
+    }
     for (const struct op *op = service.free_ops.head; op != NULL; op = op->next) {
         ops++;
     }
@@ -74,9 +80,10 @@ static void print_state(void)
     }
     printf(
         "state rx_free=%u bad_free=%u tx_free=%u scratch=%u ops=%u sockets=%u pcbs=%u directory=%u copied=%u "
-        "foreign=%u dropped=%u tx_errors=%u\n",
+        "foreign=%u dropped=%u tx_errors=%u rx_dropped=%u excess=%u listeners=%u pieces=%u time_wait=%u\n",
         fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
-        count_pcbs(), directory, stack.tx.copied, stack.foreign, stack.rx.dropped, stack.tx.errors);
+        count_pcbs(tcp_active_pcbs), directory, stack.tx.copied, stack.foreign, stack.rx.dropped,
+        stack.tx.errors, fake_rx_dropped(), service.excess, listeners, pieces, count_pcbs(tcp_tw_pcbs));
 }
 
 static void execute(char *line, const struct program *program)

@@ -79,27 +79,28 @@
 #define LWIP_CHECKSUM_ON_COPY 0 /* nothing is copied */
 
 /* --- TCP --- */
-#define LWIP_TCP                 1
-#define TCP_MSS                  1460                             /* Ethernet */
-#define TCP_WND                  (SOCKET_QUOTA_BUFFERS * TCP_MSS) /* without a RECV posted; socket.c widens it */
-#define TCP_SND_BUF              (SOCKET_TX_BUFFERS * TCP_MSS) /* bytes that may wait for an acknowledgement */
-#define TCP_SND_QUEUELEN         (4 * SOCKET_TX_BUFFERS)       /* pbufs: header and data, and small pieces */
-#define TCP_SNDLOWAT             TCP_MSS /* unused by the raw API; lwIP checks it against TCP_SND_BUF */
-#define TCP_SNDQUEUELOWAT        4       /* likewise, against TCP_SND_QUEUELEN */
-#define TCP_WND_UPDATE_THRESHOLD TCP_MSS /* socket.c decides itself */
-#define TCP_OVERSIZE             0       /* data is never copied, so there is no room to keep */
-#define TCP_QUEUE_OOSEQ          1       /* without it each loss becomes go-back-N */
-#define TCP_OOSEQ_MAX_PBUFS      4       /* RX buffers that one connection may hold out of order */
-#define TCP_LISTEN_BACKLOG       1       /* connections wait for an ACCEPT */
-#define TCP_TMR_INTERVAL         100     /* ms; the default of 250 makes loss recovery slow */
-#define TCP_SYNMAXRTX            4       /* a dead peer is reported within about 20 s */
-#define TCP_MSL                  5000UL  /* ms; TIME_WAIT of 10 s, PCBs are few */
-#define LWIP_TCP_RTO_TIME        1000    /* RFC 6298 2.1 */
-#define LWIP_TCP_SACK_OUT        0       /* 20 bytes each PCB, and the sender of lwIP uses none */
-#define LWIP_TCP_TIMESTAMPS      0       /* the study measured +170 instructions a segment */
-#define LWIP_WND_SCALE           0       /* windows stay far below 64 KiB */
-#define LWIP_TCP_KEEPALIVE       0
-#define SO_REUSE                 1 /* a listener's port may also be that of its old connections */
+#define LWIP_TCP                  1
+#define TCP_MSS                   1460                             /* Ethernet */
+#define TCP_WND                   (SOCKET_QUOTA_BUFFERS * TCP_MSS) /* announced in a SYN only; see window.c */
+#define TCP_SND_BUF               (SOCKET_TX_BUFFERS * TCP_MSS) /* bytes that may wait for an acknowledgement */
+#define TCP_SND_QUEUELEN          (4 * SOCKET_TX_BUFFERS)       /* pbufs: header and data, and small pieces */
+#define TCP_SNDLOWAT              TCP_MSS /* unused by the raw API; lwIP checks it against TCP_SND_BUF */
+#define TCP_SNDQUEUELOWAT         4       /* likewise, against TCP_SND_QUEUELEN */
+#define TCP_WND_UPDATE_THRESHOLD  (2 * TCP_MSS) /* window.c tells the peer without a reason to acknowledge */
+#define LWIP_TCP_PCB_NUM_EXT_ARGS 1             /* the window of a SYN/ACK, see window.c */
+#define TCP_OVERSIZE              0             /* data is never copied, so there is no room to keep */
+#define TCP_QUEUE_OOSEQ           1             /* without it each loss becomes go-back-N */
+#define TCP_OOSEQ_MAX_PBUFS       4             /* RX buffers that one connection may hold out of order */
+#define TCP_LISTEN_BACKLOG        1             /* connections wait for an ACCEPT */
+#define TCP_TMR_INTERVAL          100           /* ms; the default of 250 makes loss recovery slow */
+#define TCP_SYNMAXRTX             4             /* a dead peer is reported within about 20 s */
+#define TCP_MSL                   5000UL        /* ms; TIME_WAIT of 10 s, PCBs are few */
+#define LWIP_TCP_RTO_TIME         1000          /* RFC 6298 2.1 */
+#define LWIP_TCP_SACK_OUT         0             /* 20 bytes each PCB, and the sender of lwIP uses none */
+#define LWIP_TCP_TIMESTAMPS       0             /* the study measured +170 instructions a segment */
+#define LWIP_WND_SCALE            0             /* windows stay far below 64 KiB */
+#define LWIP_TCP_KEEPALIVE        0
+#define SO_REUSE                  1 /* a listener's port may also be that of its old connections */
 #define LWIP_DISABLE_TCP_SANITY_CHECKS                                                                       \
     1 /* they measure the window against the PBUF_POOL that nothing uses                                     \
        */

@@ -45,9 +45,10 @@ static int take_port(struct service *service, uint32_t remote, uint32_t local, u
 
 static err_t on_connected(void *context, struct tcp_pcb *pcb, err_t error)
 {
-    (void)pcb;
+    struct socket *socket = context;
     (void)error; /* lwIP has no failure here */
-    connect_done(context, 0);
+    window_start(socket->service, pcb);
+    connect_done(socket, 0);
     return ERR_OK;
 }
 

@@ -15,6 +15,7 @@ static void start_listening(struct listener *listener)
         return;
     }
     ip_set_option(pcb, SOF_REUSEADDR); /* old connections of the port are no obstacle */
+    window_listen(pcb);
     if (tcp_bind(pcb, &address, listener->port) != ERR_OK) {
         tcp_close(pcb);
         return;

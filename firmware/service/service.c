@@ -420,11 +420,13 @@ static int pump(void *context)
     int work = flush(service);
     netconf_pump(service);
     listener_pump(service);
-    for (uint32_t i = 0; i < SOCKETS; i++) {
-        struct socket *socket = &service->sockets[(service->turn + i) % SOCKETS];
+    uint32_t senders = 0;
+    for (uint32_t i = 0; i < service->high; i++) {
+        struct socket *socket = &service->sockets[(service->turn + i) % service->high];
         if (socket->state == SOCKET_FREE) {
             continue;
         }
+        senders += socket->sends.head != NULL || socket->pieces != NULL ? 1u : 0u;
         if (socket->attention) {
             socket->attention = false;
             transfer_pump_receive(socket);
@@ -436,13 +438,16 @@ static int pump(void *context)
             socket_check_fin(socket);
         }
     }
-    service->turn = (service->turn + 1u) % SOCKETS;
+    service->senders = senders;
+    service->turn = service->turn + 1u < service->high ? service->turn + 1u : 0u;
+    window_pump(service);
     return work;
 }
 
 int service_init(struct service *service, struct stack *stack)
 {
     service->stack = stack;
+    window_init();
     stack->rx.refuse = socket_refuses;
     stack->rx.refuse_context = service;
     for (uint32_t i = 0; i < OPERATIONS; i++) {

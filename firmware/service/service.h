@@ -66,6 +66,8 @@ struct socket {
     uint16_t generation, port; /* port: in the directory, or 0 */
     uint8_t state, host, error, rx_held, piece_count;
     bool eof, fin_wanted, fin_sent, attention;
+    bool thirsty; /* a RECV is posted and there is no window for it */
+    uint32_t thirsty_since;
 };
 
 struct service {
@@ -77,6 +79,11 @@ struct service {
     struct piece pieces[TX_BUFFERS];
     uint32_t open, closing; /* sockets; of them: with a FIN on its way */
     uint32_t turn;          /* first socket of the next pump, for fairness */
+    uint32_t window_turn;   /* first socket of the next hand-out of windows */
+    uint32_t high;          /* sockets from here on have never been used */
+    uint32_t senders;       /* sockets with something to send, as the last pump saw it */
+    uint32_t in_flight;     /* pieces in TCP */
+    uint32_t excess;        /* segments granted in excess of the RX buffers */
     uint32_t connections;
     uint64_t bytes_in, bytes_out;
     struct {
@@ -118,10 +125,15 @@ bool socket_refuses(void *service, const volatile uint32_t *descriptor, const ui
 /* transfer.c */
 void transfer_pump_send(struct socket *socket);
 void transfer_pump_receive(struct socket *socket);
-void transfer_window(struct socket *socket);
 void transfer_acknowledged(struct socket *socket, u16_t length);
 void transfer_drop_pieces(struct socket *socket);
 void transfer_drop_received(struct socket *socket);
+
+/* window.c */
+void window_init(void);
+void window_listen(struct tcp_pcb *pcb);
+void window_start(struct service *service, struct tcp_pcb *pcb);
+void window_pump(struct service *service);
 
 /* listener.c */
 void listener_open(struct service *service, struct op *op, const uint32_t *sqe);

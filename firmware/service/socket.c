@@ -23,6 +23,7 @@ struct socket *socket_open(struct service *service, uint8_t host, uint8_t state)
             socket->host = host;
             socket->state = state;
             service->open++;
+            service->high = LWIP_MAX(service->high, i + 1u);
             set_load(service);
             return socket;
         }
@@ -102,7 +103,6 @@ static err_t on_received(void *context, struct tcp_pcb *pcb, struct pbuf *p, err
     }
     if (socket->state == SOCKET_LINGER) {
         pbuf_free(p); /* closed: nobody will read it */
-        transfer_window(socket);
         return ERR_OK;
     }
     while (p != NULL) {

@@ -12,6 +12,7 @@ static uint32_t index_of(const struct piece *piece)
 
 static void free_piece(struct service *service, struct piece *piece)
 {
+    service->in_flight -= piece->state == PIECE_WRITTEN ? 1u : 0u;
     piece->state = PIECE_FREE;
     bank_give(&service->stack->bank, (uint32_t)(piece - service->pieces));
 }
@@ -59,9 +60,13 @@ static void fetch(struct socket *socket)
 {
     struct service *service = socket->service;
     struct stack *stack = service->stack;
+    uint32_t share = (TX_BUFFERS - 1u) / LWIP_MAX(service->senders, 1u);
+    uint32_t reserve = LWIP_MIN(service->open - 1u, TX_FIRST_RESERVE);
+    share = LWIP_MIN(LWIP_MAX(share, 1u), SOCKET_TX_BUFFERS);
     for (struct op *op = socket->sends.head; op != NULL; op = op->next) {
         while (op->submitted < op->length) {
-            if (socket->piece_count == SOCKET_TX_BUFFERS) {
+            if (socket->piece_count >= share ||
+                (socket->piece_count != 0u && stack->bank.free_count <= reserve)) {
                 return; /* an acknowledgement will bring us back */
             }
             if (dma_space(&stack->dma_in) == 0u) {
@@ -124,6 +129,7 @@ static void drop_failed(struct socket *socket)
 /* Hand copied pieces to TCP in stream order; true if none is left behind. */
 static bool write_pieces(struct socket *socket)
 {
+    struct service *service = socket->service;
     bool written = false, all = true;
     for (struct piece *piece = socket->pieces; piece != NULL; piece = piece->next) {
         if (piece->state == PIECE_WRITTEN) {
@@ -133,12 +139,15 @@ static bool write_pieces(struct socket *socket)
         if (piece->state != PIECE_READY) {
             break;
         }
-        if (tail_is_crowded(socket->pcb) ||
+        /* Each segment brings an acknowledgement, which takes an RX buffer. */
+        if ((service->in_flight >= TX_IN_FLIGHT && socket->pieces->state == PIECE_WRITTEN) ||
+            tail_is_crowded(socket->pcb) ||
             tcp_write(socket->pcb, uncached(bank_address(index_of(piece))), piece->length, 0) != ERR_OK) {
             socket->attention = true;
             break;
         }
         piece->state = PIECE_WRITTEN;
+        service->in_flight++;
         written = true;
         all = true;
     }
@@ -164,8 +173,10 @@ static void finish_sending(struct socket *socket)
         }
         if (socket->pieces != NULL) {
             socket->fin_sent = true;
+            tcpwnd_size_t window = pcb->rcv_wnd;
             pcb->rcv_wnd = TCP_WND; /* otherwise tcp_close() takes it for unread data and resets */
             tcp_close(pcb);
+            pcb->rcv_wnd = window;
             return;
         }
     }
@@ -300,40 +311,12 @@ static bool deliver(struct socket *socket)
 void transfer_pump_receive(struct socket *socket)
 {
     if (socket->state != SOCKET_OPEN) {
-        if (socket->state == SOCKET_BACKLOG) {
-            transfer_window(socket);
-        }
         return;
     }
     if (!deliver(socket)) {
         socket->attention = true;
     }
     complete_receives(socket);
-    transfer_window(socket);
-}
-
-/* Advertise what has a place: the posted RECVs and the quota, less what already waits. Never shrinks the
- * right edge. */
-void transfer_window(struct socket *socket)
-{
-    struct tcp_pcb *pcb = socket->pcb;
-    if (pcb == NULL || (pcb->state != ESTABLISHED && pcb->state != FIN_WAIT_1 && pcb->state != FIN_WAIT_2)) {
-        return;
-    }
-    uint32_t window = socket->rx_bytes < TCP_WND ? TCP_WND - socket->rx_bytes : 0u;
-    for (const struct op *op = socket->receives.head; op != NULL && window < SOCKET_WINDOW_MAX;
-         op = op->next) {
-        window += LWIP_MIN(op->length - op->submitted, SOCKET_WINDOW_MAX);
-    }
-    window = LWIP_MIN(window, SOCKET_WINDOW_MAX);
-    uint32_t advertised = pcb->rcv_ann_right_edge - pcb->rcv_nxt;
-    advertised = advertised > UINT16_MAX ? 0u : advertised; /* the peer sent beyond the edge */
-    pcb->rcv_wnd = (tcpwnd_size_t)LWIP_MAX(window, advertised);
-    uint32_t inflation = tcp_update_rcv_ann_wnd(pcb);
-    if (inflation >= 2u * TCP_MSS || (inflation != 0u && advertised < TCP_MSS)) {
-        tcp_ack_now(pcb);
-        tcp_output(pcb);
-    }
 }
 
 void transfer_drop_received(struct socket *socket)

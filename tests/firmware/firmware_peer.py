@@ -185,7 +185,12 @@ class TcpPeer:
         self.collect()
 
     def collect(self) -> None:
-        for frame in self.firmware.frames:
+        self.gather(self.firmware.frames)
+        self.firmware.frames.clear()
+
+    def gather(self, frames: list[Ether]) -> None:
+        """Take in what is for this connection."""
+        for frame in frames:
             if TCP not in frame or frame[TCP].dport != self.local:
                 continue
             fresh = type(frame)(bytes(frame))
@@ -202,7 +207,6 @@ class TcpPeer:
             elif frame[TCP].seq == self.expected:
                 self.received += payload
                 self.expected += len(payload) + ("F" in flags)
-        self.firmware.frames.clear()
 
     def acknowledge_all(self, rounds: int = 50) -> None:
         """Acknowledge until nothing new comes."""

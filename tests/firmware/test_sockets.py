@@ -31,8 +31,12 @@ def firmware():
     end = process.state()
     process.close()
     assert not process.log
-    for name in ("rx_free", "bad_free", "tx_free", "scratch", "tx_errors", "copied"):
+    for name in ("rx_free", "bad_free", "tx_free", "scratch", "tx_errors", "copied", "rx_dropped", "pieces"):
         assert end[name] == start[name], name
+    for name in ("sockets", "pcbs", "time_wait", "directory"):
+        assert end[name] == 0, name
+    # A listener that the test left open has its ACCEPT.
+    assert start["ops"] - end["ops"] <= end["listeners"], "operation records"
 
 
 def listening(firmware: Firmware, port: int = 7) -> int:
@@ -212,6 +216,81 @@ def test_window_is_the_quota_without_a_receive_and_grows_with_one(firmware):
     peer.collect()
     assert peer.window >= 2920
     firmware.call(Operation.ABORT, handle=handle)
+
+
+def promised(firmware: Firmware, peers: list[TcpPeer]) -> int:
+    """RX buffers that all windows together promise."""
+    for peer in peers:
+        peer.gather(list(firmware.frames))
+    firmware.frames.clear()
+    return sum(-(-peer.window // 1460) for peer in peers)
+
+
+def opened(firmware: Firmware, count: int) -> list[tuple[int, TcpPeer]]:
+    connections = []
+    for number in range(count):
+        connections.append(accepted(firmware, local=41000 + number))
+    return connections
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 13])
+def test_windows_promise_only_buffers_that_exist(firmware, count):
+    listening(firmware)
+    connections = opened(firmware, count)
+    peers = [peer for _, peer in connections]
+    assert promised(firmware, peers) <= 13
+    for number, (handle, _) in enumerate(connections):
+        firmware.sqe(Operation.RECV, number, handle=handle, buffer=0x4000 * number, length=0x4000)
+    for _ in range(40):
+        firmware.command("time 5")
+        assert promised(firmware, peers) <= 13
+    assert all(peer.window >= 1460 for peer in peers), "each has room for a segment"
+    if count == 1:
+        assert peers[0].window >= 8 * 1460
+    for handle, _ in connections:
+        firmware.sqe(Operation.ABORT, 99, handle=handle)
+    firmware.completions.clear()
+
+
+def test_more_connections_than_buffers_all_get_their_turn(firmware):
+    listening(firmware)
+    connections = opened(firmware, 30)
+    peers = [peer for _, peer in connections]
+    assert promised(firmware, peers) <= 13
+    for number, (handle, _) in enumerate(connections):
+        firmware.sqe(Operation.RECV, number, handle=handle, buffer=0x4000 * number, length=0x4000)
+    firmware.command("time 200")
+    promised(firmware, peers)
+    assert all(peer.window >= 1460 for peer in peers), "none is shut out by idle ones"
+    assert firmware.state()["excess"] >= 17
+    for number, peer in enumerate(peers):
+        peer.send("PA", bytes([number]) * 1000)
+        completion = firmware.completion()
+        assert (completion.user_data, completion.result) == (number, 1000)
+    assert firmware.state()["rx_dropped"] == 0
+    for handle, _ in connections:
+        firmware.sqe(Operation.ABORT, 99, handle=handle)
+    firmware.completions.clear()
+
+
+def test_senders_share_the_transmit_buffers(firmware):
+    """Peers that never acknowledge must not keep the others from sending."""
+    listening(firmware)
+    connections = opened(firmware, 6)
+    firmware.write(0x100, bytes(3000))
+    for number, (handle, _) in enumerate(connections):
+        for part in range(4):
+            firmware.sqe(Operation.SEND, 10 * number + part, handle=handle, buffer=0x100, length=3000)
+    for _handle, peer in connections[4:]:
+        for _ in range(40):
+            peer.gather(list(firmware.frames))
+            firmware.frames.clear()
+            peer.acknowledge_all()
+            firmware.command("time 5")
+        assert len(peer.received) == 12000, "the silent peers took all buffers"
+    for handle, _ in connections:
+        firmware.sqe(Operation.ABORT, 99, handle=handle)
+    firmware.completions.clear()
 
 
 def test_one_byte_segments_cannot_take_the_bank(firmware):

@@ -1,0 +1,153 @@
+/* Receive windows: what is advertised has an RX buffer waiting for it.
+ *
+ * A window is handed out in whole segments, each counted as one RX buffer from the moment it is granted until
+ * its last byte has come. The sum over all connections stays within the free buffers, less a reserve for
+ * control traffic and for the acknowledgements of what is in flight. Since a right edge never moves back,
+ * connections that keep a window and send nothing could shut out others for ever: a socket with a posted RECV
+ * and less than one segment gets one in excess of the sum after STARVED_MS. */
+#include "service.h"
+#include "lwip/priv/tcp_priv.h"
+
+#define STARVED_MS   20u
+#define SMALLEST_MSS 536u /* RFC 9293 3.7.1; smaller segments count as they come */
+
+static uint8_t extension; /* lwIP's number for our callback in PCBs */
+
+static uint32_t unit_of(const struct tcp_pcb *pcb)
+{
+    return LWIP_MAX(pcb->mss, SMALLEST_MSS);
+}
+
+static bool can_receive(const struct tcp_pcb *pcb)
+{
+    return pcb->state == SYN_RCVD || pcb->state == ESTABLISHED || pcb->state == FIN_WAIT_1 ||
+           pcb->state == FIN_WAIT_2;
+}
+
+/* RX buffers that are neither promised nor reserved. */
+static int32_t budget(const struct service *service)
+{
+    uint32_t taken = RX_CONTROL_RESERVE + LWIP_MIN((service->in_flight + 1u) / 2u, RX_ACK_RESERVE);
+    for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
+        if (can_receive(pcb) && (pcb->flags & TF_RXCLOSED) == 0u) {
+            taken += (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
+        }
+    }
+    return (int32_t)(rx_free_buffers() - taken);
+}
+
+/* The window with which a connection starts, before its first segment with a window that counts. */
+void window_start(struct service *service, struct tcp_pcb *pcb)
+{
+    pcb->rcv_wnd = 0;
+    pcb->rcv_wnd = (tcpwnd_size_t)(budget(service) > 0 ? unit_of(pcb) : 0u);
+    pcb->rcv_ann_wnd = pcb->rcv_wnd;
+}
+
+static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct tcp_pcb *pcb)
+{
+    struct listener *listener = listening->callback_arg;
+    (void)id;
+    window_start(listener->service, pcb);
+    return ERR_OK;
+}
+
+/* Call before tcp_listen(): what connects gets its window from here already in the SYN/ACK. */
+void window_listen(struct tcp_pcb *pcb)
+{
+    static const struct tcp_ext_arg_callbacks callbacks = {.passive_open = on_passive_open};
+    tcp_ext_arg_set_callbacks(pcb, extension, &callbacks);
+}
+
+void window_init(void)
+{
+    extension = tcp_ext_arg_alloc_id();
+}
+
+/* Move the right edge. The peer hears at once if that frees it or is worth a segment, else with the next
+ * acknowledgement (RFC 9293 3.8.6.2.2). */
+static void grant(struct tcp_pcb *pcb, uint32_t segments)
+{
+    uint32_t advertised = pcb->rcv_ann_right_edge - pcb->rcv_nxt;
+    advertised = advertised > UINT16_MAX ? 0u : advertised; /* the peer sent beyond the edge */
+    pcb->rcv_wnd = (tcpwnd_size_t)(pcb->rcv_wnd + segments * unit_of(pcb));
+    pcb->rcv_ann_wnd = pcb->rcv_wnd;
+    if (advertised < unit_of(pcb) || pcb->rcv_wnd - advertised >= TCP_WND_UPDATE_THRESHOLD) {
+        tcp_ack_now(pcb);
+        tcp_output(pcb);
+    }
+}
+
+/* Segments that the socket should have, in addition to what it has. */
+static uint32_t wanted(const struct socket *socket, uint32_t share)
+{
+    const struct tcp_pcb *pcb = socket->pcb;
+    uint32_t wish = 0, whole = pcb->rcv_wnd / unit_of(pcb);
+    for (const struct op *op = socket->receives.head; op != NULL && wish < SOCKET_WINDOW_MAX; op = op->next) {
+        wish += LWIP_MIN(op->length - op->submitted, SOCKET_WINDOW_MAX);
+    }
+    wish = (wish + unit_of(pcb) - 1u) / unit_of(pcb);
+    if (wish == 0u) {
+        wish = socket->rx_held < SOCKET_QUOTA_BUFFERS ? SOCKET_QUOTA_BUFFERS - socket->rx_held : 0u;
+    }
+    wish = LWIP_MIN(wish, share);
+    return wish > whole ? wish - whole : 0u;
+}
+
+/* True if the socket has waited long enough for a segment in excess of the sum. */
+static bool is_starved(struct socket *socket)
+{
+    uint32_t now = time_ms();
+    if (!socket->thirsty) {
+        socket->thirsty = true;
+        socket->thirsty_since = now;
+    }
+    return now - socket->thirsty_since >= STARVED_MS && rx_free_buffers() > RX_CONTROL_RESERVE;
+}
+
+/* Hand out what there is: first one segment to each that has none, those with a RECV before those without,
+ * then up to an equal share. */
+void window_pump(struct service *service)
+{
+    enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
+    uint32_t share = (RX_BUFFERS - RX_CONTROL_RESERVE) / LWIP_MAX(service->open, 1u);
+    int32_t left = budget(service);
+    share = LWIP_MAX(share, 1u);
+    for (uint32_t class = 0; class < CLASSES; class ++) {
+        uint32_t unserved = service->high;
+        for (uint32_t i = 0; i < service->high; i++) {
+            uint32_t index = (service->window_turn + i) % service->high;
+            struct socket *socket = &service->sockets[index];
+            if (socket->state == SOCKET_FREE || socket->pcb == NULL || socket->pcb->state == SYN_RCVD ||
+                !can_receive(socket->pcb)) {
+                continue;
+            }
+            uint32_t wish = wanted(socket, share);
+            bool empty = socket->pcb->rcv_wnd < unit_of(socket->pcb);
+            if (wish == 0u || !empty || socket->receives.head == NULL) {
+                socket->thirsty = false;
+            }
+            if (wish == 0u || (class != SHARE && !empty) ||
+                (class == FIRST_WITH_RECEIVE && socket->receives.head == NULL)) {
+                continue;
+            }
+            wish = class == SHARE ? wish : 1u;
+            if (left > 0) {
+                wish = LWIP_MIN(wish, (uint32_t)left);
+                left -= (int32_t)wish;
+                grant(socket->pcb, wish);
+                socket->thirsty = false;
+            } else if (class == FIRST_WITH_RECEIVE && is_starved(socket)) {
+                service->excess++;
+                socket->thirsty = false;
+                grant(socket->pcb, 1u);
+            } else if (unserved == service->high) {
+                unserved = index;
+            }
+        }
+        if (unserved != service->high) {
+            service->window_turn = unserved;
+            break;
+        }
+    }
+}
