@@ -28,6 +28,8 @@ from twinstack.proto.queues import (
     STATS,
     Operation,
 )
+from twinstack_boards.build import BOARDS, board_by_name
+from twinstack_boards.report import expected_block_rams
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -125,22 +127,23 @@ def host_map_table() -> str:
 
 
 def block_ram_table() -> str:
-    """Blocks of 2 KiB that each large memory takes in the default configuration."""
-    config = EngineConfig()
-    rows = (
-        ("code memory", 1, config.code_bytes),
-        ("data RAM", config.cores, config.data_bytes),
-        ("RX bank", config.cores, config.rx_bank_bytes),
-        ("TX bank", config.cores, config.tx_bank_bytes),
-        ("shared region", 1, config.shared_bytes),
-    )
-    lines = ["| memory | number | bytes each | blocks of 2 KiB in all |", "|---|---|---|---|"]
-    total = 0
-    for name, number, size in rows:
-        blocks = number * -(-size // 2048)
-        total += blocks
-        lines.append(f"| {name} | {number} | {size:,} | {blocks} |")
-    return "\n".join([*lines, f"| sum | | | {total} |"])
+    """Budget of block RAMs, for the default configuration and for each board."""
+    columns = {"default": expected_block_rams(EngineConfig(), 0)}
+    for name in BOARDS:
+        board = board_by_name(name)
+        columns[f"`{name}`"] = expected_block_rams(board.config, board.host_memory_bytes)
+    totals: dict[str, dict[str, int]] = {}
+    for column, blocks in columns.items():
+        for path, count in blocks.items():
+            kind = re.sub(r"(?<=[a-z])\d+", "*", path.removeprefix("engine."))
+            row = totals.setdefault(kind, dict.fromkeys(columns, 0))
+            row[column] += count
+    lines = [f"| memory | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for kind, row in totals.items():
+        if any(row.values()):
+            lines.append(f"| `{kind}` | {' | '.join(map(str, row.values()))} |")
+    sums = [sum(blocks.values()) for blocks in columns.values()]
+    return "\n".join([*lines, f"| sum | {' | '.join(map(str, sums))} |"])
 
 
 def _claim_numbers(node: ast.expr) -> list[int]:

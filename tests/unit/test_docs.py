@@ -103,6 +103,13 @@ def test_make_targets_exist(page):
     assert not make_calls(page) - make_targets(ROOT / "Makefile")
 
 
+def test_readme_names_the_packages_that_make_wants():
+    text = text_of(ROOT / "Makefile")
+    wanted = [line for line in text.splitlines() if re.match(r"(LINT_)?PACKAGES :=", line)]
+    packages = [pair.partition(":")[2] for line in wanted for pair in line.partition(":= ")[2].split()]
+    assert f"`{' '.join(packages)}`" in text_of(ROOT / "README.md")
+
+
 def test_readme_names_all_pages_and_the_main_targets():
     readme = text_of(ROOT / "README.md")
     for page in (ROOT / "docs").glob("*.md"):
