@@ -213,7 +213,7 @@ def test_indices_wrap_at_65536(engine, device):
     device._cq_head = engine.cq_tail = 0xFFFE
     engine.values[engine.at(QUEUE, "sq_tail")] = 0xFFFE
     engine.values[engine.at(QUEUE, "cq_head")] = 0xFFFE
-    engine.write(device._cq_base, CQE.pack({"phase": 1}) * 8)  # what the pass before would have left
+    engine.write(device._cq_base + 6 * 16, CQE.pack({"phase": 1}) * 2)  # left by the pass before
     for _ in range(6):
         assert device.wait(device.submit(Operation.NOP), 1.0) == 0
     assert engine.values[engine.at(QUEUE, "sq_tail")] == engine.values[engine.at(QUEUE, "cq_head")] == 4
