@@ -60,6 +60,8 @@ class Device:
         Way to the engine.
     sq_entries, cq_entries : int, powers of two
         Ring sizes.
+    timeout : float
+        Seconds of engine time that an operation which needs no peer may take, and the start of the cores.
 
     Raises
     ------
@@ -69,11 +71,12 @@ class Device:
         If the rings are no powers of two, or do not fit into host memory.
     """
 
-    def __init__(self, link: HostLink, *, sq_entries: int = 64, cq_entries: int = 256):
+    def __init__(self, link: HostLink, *, sq_entries: int = 64, cq_entries: int = 256, timeout: float = 5.0):
         for name, entries in (("sq_entries", sq_entries), ("cq_entries", cq_entries)):
             if entries < 2 or entries > 1 << 15 or entries & (entries - 1):
                 raise ValueError(f"{name} must be a power of two from 2 to 32768, not {entries!r}")
         self.link = link
+        self.timeout = timeout
         self.registers = Registers(link)
         magic = self.registers.read(ENGINE, "magic")
         if magic != abi.MAGIC:
@@ -124,7 +127,7 @@ class Device:
             if self.registers.read(ENGINE, "code_refused") != refused:
                 raise EngineError(errno.EIO, "the engine refused words of the firmware image")
 
-    def start(self, *, seed: int, timeout: float = 0.5) -> None:
+    def start(self, *, seed: int) -> None:
         """Set up queues and windows, let the cores run, and wait until all have reported their stacks up.
 
         Raises
@@ -132,7 +135,7 @@ class Device:
         AbiMismatch
             If a core's firmware has another ABI than the engine; both versions are named.
         EngineError
-            If a core does not report within ``timeout`` seconds of engine time.
+            If a core does not report within :attr:`timeout`.
         """
         registers = self.registers
         with self._lock:
@@ -158,7 +161,7 @@ class Device:
                 enable=1,
             )
             registers.write(ENGINE, "reset_cores", 0)
-            deadline = self.link.clock() + timeout
+            deadline = self.link.clock() + self.timeout
             while registers.read(ENGINE, "alive") != (1 << self.cores) - 1:
                 for core in range(self.cores):
                     status = registers.read_fields(HOST_CORE, "status", instance=core)
@@ -172,7 +175,7 @@ class Device:
                     self.read_console()
                     raise EngineError(
                         errno.ETIMEDOUT,
-                        f"cores did not report their stacks up within {timeout} s; consoles: {self.console_text!r}",
+                        f"cores did not report their stacks up within {self.timeout} s; consoles: {self.console_text!r}",
                     )
                 self.link.wait_interrupt(0.001)
             self.read_console()
@@ -293,9 +296,9 @@ class Device:
                 raise TimeoutError(errno.ETIMEDOUT, f"{what} did not complete within {timeout} s")
             self.advance(0.001)
 
-    def call(self, operation: Operation, what: str, *, timeout: float | None = 5.0, **fields: object) -> int:
-        """Submit and wait; raises the OSError of a negative result."""
-        result = self.wait(self.submit(operation, **fields), timeout)  # type: ignore[arg-type]
+    def call(self, operation: Operation, what: str, **fields: object) -> int:
+        """Submit and wait, at most :attr:`timeout`; raises the OSError of a negative result."""
+        result = self.wait(self.submit(operation, **fields), self.timeout)  # type: ignore[arg-type]
         if result < 0:
             raise error_for(result, what)
         return result

@@ -195,7 +195,7 @@ class Socket(_Endpoint):
     def _drop_receive(self) -> None:
         pending, self._receiving = self._receiving, None
         if pending is not None:
-            self.device.wait(pending, 5.0)
+            self.device.wait(pending, self.device.timeout)
             self.device.pool.give(self._receive_buffer)
 
     def __enter__(self) -> Socket:

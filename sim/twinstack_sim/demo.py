@@ -222,10 +222,17 @@ def demonstrate(kind: str, options: argparse.Namespace) -> str:
         print(f"hash key: {key.hex()}")
         device.configure(0, ENGINE_ADDRESS, PREFIX_LENGTH, mac="02:54:53:00:00:01")
         print(f"ping: {side.ping(lambda: device.advance(0.001), deadline(session.link, 20))}", flush=True)
-        transfers, closers, expected_cores = connect_all(session, side, options, rng, key)
+        transfers, closers, cores = connect_all(session, side, options, rng, key)
         print(f"{len(transfers)} connections open, echoing {options.bytes} bytes on each", flush=True)
-        run_transfers(transfers, lambda: device.advance(0.0005), deadline(session.link, 60))
-        return finish(session, transfers, closers, expected_cores, time.monotonic() - began, options.pcap)
+        accesses = payload_accesses(device)
+        run_transfers(transfers, lambda: device.advance(0.0005), deadline(session.link, 120))
+        accesses = [after - before for before, after in zip(accesses, payload_accesses(device), strict=True)]
+        return finish(session, transfers, closers, cores, accesses, time.monotonic() - began, options.pcap)
+
+
+def payload_accesses(device: Device) -> list[int]:
+    """Accesses of each core's CPU to packet memory so far."""
+    return [device.registers.read(HOST_CORE, "cpu_accesses", instance=core) for core in range(device.cores)]
 
 
 def deadline(link: SimulationLink, seconds: float) -> Callable[[], bool]:
@@ -310,6 +317,7 @@ def finish(
     transfers: list[EchoTransfer],
     closers: list[Callable[[], None]],
     cores: list[int],
+    accesses: list[int],
     seconds: float,
     pcap: Path,
 ) -> str:
@@ -322,7 +330,6 @@ def finish(
     for core, values in enumerate(stats):
         segments = values["tcp_segments_in"] + values["tcp_segments_out"]
         busy = values["cycles"] - values["idle_cycles"]
-        accesses = device.registers.read(HOST_CORE, "cpu_accesses", instance=core)
         rows.append(
             (
                 core,
@@ -334,7 +341,7 @@ def finish(
                 busy // max(segments, 1),
                 values["locks"],
                 values["messages"],
-                accesses,
+                accesses[core],
             )
         )
     print("  ".join(columns))
@@ -345,7 +352,10 @@ def finish(
     session.run_until_quiet()
     verified = sum(transfer.verified for transfer in transfers)
     counts = [cores.count(core) for core in range(device.cores)]
-    print(f"{session.simulation.cycles} cycles simulated, {seconds:.0f} s; capture: {pcap.stem}-port0{pcap.suffix}")
+    capture = pcap.with_stem(f"{pcap.stem}-port0")
+    print(f"{session.simulation.cycles} cycles simulated, {seconds:.0f} s; capture: {capture}")
+    if any(accesses):
+        raise DemoError(f"the CPUs must not touch payload during the transfers, not {accesses} times")
     if min(counts) == 0:
         raise DemoError(f"every core must serve connections, not {counts}")
     served = ", ".join(f"core{core} {count}" for core, count in enumerate(counts))

@@ -72,7 +72,8 @@ def engine_session(
     simulation = make_simulation(config or EngineConfig(), options, pcap=pcap)
     with simulation:
         link = SimulationLink(simulation)
-        device = Device(link)
+        # Simulated time passes quickly where it counts; wall-clock time runs on while the simulation crawls.
+        device = Device(link, timeout=120.0 if simulation.options.external_tick else 0.2)
         say("loading the firmware")
         device.load(image)
         # Registers of the MACs and the dispatcher outlive the cores; the firmware sets them up as it needs them.
