@@ -72,7 +72,8 @@ def _layout_row(field: Field) -> str:
     last = (field.bit + field.width - 1) // 32
     word = str(field.word) if last == field.word else f"{field.word} to {last}"
     bits = f"{field.lsb + field.width - 1}:{field.lsb}" if field.width > 1 else str(field.lsb)
-    return f"| {word} | {bits} | `{field.name}` | {field.doc} |"
+    doc = field.doc.replace("|", "\\|")
+    return f"| {word} | {bits} | `{field.name}` | {doc} |"
 
 
 def refused_operations() -> set[str]:
