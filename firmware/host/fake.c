@@ -9,10 +9,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGE       0x1000u
-#define DMA_DEPTH  4u
-#define MESSAGES   16u
-#define QUEUE_SPAN 64u
+#define PAGE          0x1000u
+#define DMA_DEPTH     4u
+#define MESSAGES      16u
+#define QUEUE_SPAN    64u
+#define LOCK_RETRY_US 20u
 
 struct transfer {
     uint32_t local, host_address, go;
@@ -37,7 +38,7 @@ static struct {
     struct dma_queue in, out;
     uint32_t send_words[4], inbox[MESSAGES][5], inbox_head, inbox_count;
     uint32_t probe_source, probe_destination, probe_ports, probe_core;
-    uint32_t lock_held;
+    uint32_t *locks; /* {core + 1} of each holder; shared by the processes like the region itself */
     uint32_t mac[TS_CONFIG_PORTS][3];
     uint32_t random;
 } fake;
@@ -57,17 +58,19 @@ static int map(uint32_t address, uint32_t bytes, int file)
 
 int fake_init(const struct fake_options *options)
 {
+    const uint32_t shared_bytes = (TS_CONFIG_SHARED_BYTES + PAGE - 1u) & ~(PAGE - 1u);
     int shared = options->shared == NULL ? -1 : open(options->shared, O_RDWR | O_CREAT, 0600);
     fake.options = *options;
+    fake.locks = (uint32_t *)(uintptr_t)(TS_SHARED_BASE + shared_bytes);
     fake.cq_space = 255u; /* a host that always keeps up */
-    fake.random = 0x1234567u + options->core;
+    fake.random = options->random != 0u ? options->random : 0x1234567u + options->core;
     for (uint32_t i = 0; i < RX_BUFFERS; i++) {
         fake.rx_free[fake.rx_free_count++] = i;
     }
     return map(TS_DATA_BASE, sizeof(struct hw_layout), -1) |
            map(TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES, -1) |
            map(TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES, -1) |
-           map(TS_SHARED_BASE, TS_CONFIG_SHARED_BYTES, shared);
+           map(TS_SHARED_BASE, shared_bytes + PAGE, shared);
 }
 
 uint8_t *fake_host(uint32_t address, uint32_t length)
@@ -374,6 +377,28 @@ static void dma_write(struct dma_queue *queue, uint32_t offset, uint32_t value)
     }
 }
 
+static uint32_t take_lock(uint32_t index)
+{
+    uint32_t free_now = 0u, core = fake.options.core;
+    bool taken = __atomic_compare_exchange_n(&fake.locks[index], &free_now, core + 1u, false,
+                                             __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (!taken) {
+        usleep(LOCK_RETRY_US); /* a retry of the target takes as long as part of the holder's scan */
+    }
+    uint32_t owner = taken ? core : free_now - 1u;
+    taken = taken || fake.options.broken_lock;
+    return TS_PUT(TS_LOCK_LOCK_OWNER, owner) | TS_PUT(TS_LOCK_LOCK_TAKEN_NOW, taken ? 1u : 0u) |
+           (owner == core ? TS_LOCK_LOCK_MINE_MASK : 0u);
+}
+
+/* Between looking at the directory and writing to it: the other process gets the time to do the same. */
+void fake_race_point(void)
+{
+    if (fake.options.race_us != 0u) {
+        usleep(fake.options.race_us);
+    }
+}
+
 uint32_t mmio_read(uint32_t address)
 {
     const struct fake_options *options = &fake.options;
@@ -387,11 +412,7 @@ uint32_t mmio_read(uint32_t address)
         return fake.inbox[fake.inbox_head % MESSAGES][1u + (address - TS_MESSAGE_WORD(0)) / 4u];
     }
     if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
-        uint32_t bit = 1u << (address - TS_LOCK_LOCK(0)) / 4u;
-        bool taken = (fake.lock_held & bit) == 0u;
-        fake.lock_held |= bit;
-        return TS_PUT(TS_LOCK_LOCK_OWNER, options->core) | TS_PUT(TS_LOCK_LOCK_TAKEN_NOW, taken ? 1u : 0u) |
-               TS_LOCK_LOCK_MINE_MASK;
+        return take_lock((address - TS_LOCK_LOCK(0)) / 4u);
     }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
@@ -454,7 +475,7 @@ void mmio_write(uint32_t address, uint32_t value)
         return;
     }
     if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
-        fake.lock_held &= ~(1u << (address - TS_LOCK_LOCK(0)) / 4u);
+        __atomic_store_n(&fake.locks[(address - TS_LOCK_LOCK(0)) / 4u], 0u, __ATOMIC_SEQ_CST);
         return;
     }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {

@@ -8,7 +8,10 @@
 
 struct fake_options {
     uint32_t core, cores, epoch, manager, abi;
-    const char *shared; /* file for the shared region, or NULL */
+    const char *shared; /* file for the shared region and the locks, or NULL */
+    uint32_t random;    /* seed, 0: by core */
+    uint32_t race_us;   /* how long a core waits at a race point */
+    bool broken_lock;   /* every try succeeds */
 };
 
 int fake_init(const struct fake_options *options);

@@ -140,6 +140,12 @@ int main(int argc, char **argv)
             options.manager = value;
         } else if (strcmp(argv[i], "--abi") == 0) {
             options.abi = value;
+        } else if (strcmp(argv[i], "--random") == 0) {
+            options.random = value;
+        } else if (strcmp(argv[i], "--race-us") == 0) {
+            options.race_us = value;
+        } else if (strcmp(argv[i], "--broken-lock") == 0) {
+            options.broken_lock = value != 0u;
         } else if (strcmp(argv[i], "--shared") == 0) {
             options.shared = argv[i + 1];
         }

@@ -40,10 +40,12 @@
 #define ETH_PAD_SIZE              2  /* FRAME_PAD_BYTES: L3 headers are word aligned */
 #define ETHARP_SUPPORT_VLAN       0  /* tagged frames are for nobody yet */
 #define ARP_TABLE_SIZE            16 /* 24 bytes each */
-#define ARP_QUEUEING              0  /* the last packet is kept, not a queue: heap is small */
-#define ETHARP_TABLE_MATCH_NETIF  1  /* two ports may see the same address */
-#define LWIP_SINGLE_NETIF         0  /* one netif for each port */
-#define LWIP_NETIF_LOOPBACK       0  /* the host loops by itself */
+#define ARP_QUEUEING              1 /* several SYN/ACKs may wait: the answer to the peer's request went to the manager */
+#define ARP_QUEUE_LEN             8
+#define MEMP_NUM_ARP_QUEUE        8 /* 8 bytes each */
+#define ETHARP_TABLE_MATCH_NETIF  1 /* two ports may see the same address */
+#define LWIP_SINGLE_NETIF         0 /* one netif for each port */
+#define LWIP_NETIF_LOOPBACK       0 /* the host loops by itself */
 #define LWIP_HAVE_LOOPIF          0
 #define LWIP_NETIF_TX_SINGLE_PBUF 0 /* the TX engine gathers */
 #define LWIP_IPV4                 1

@@ -44,10 +44,11 @@
 #define SOCKET_TX_BUFFERS    8                  /* TX buffers that one socket may hold */
 #define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
 #define RX_RESERVE           (RX_BUFFERS / 2u)  /* below this the quota is enforced */
-#define RX_CONTROL_RESERVE   (RX_BUFFERS < 12u ? RX_BUFFERS / 4u : 3u) /* RX buffers that no window promises \
-                                                                        */
-#define RX_ACK_RESERVE (RX_BUFFERS / 4u) /* at most so many for acknowledgements of what is in flight */
-#define TX_IN_FLIGHT   8u                /* TX buffers in TCP beyond which a socket gets only one */
+#define RX_CONTROL_RESERVE                                                                                   \
+    (RX_BUFFERS < 12u ? RX_BUFFERS / 4u : 3u) /* RX buffers that no window promises                          \
+                                               */
+#define RX_ACK_RESERVE (RX_BUFFERS / 4u)      /* at most so many for acknowledgements of what is in flight */
+#define TX_IN_FLIGHT   8u                     /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */

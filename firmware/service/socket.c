@@ -225,7 +225,9 @@ void socket_abort(struct socket *socket)
     }
 }
 
-/* A peer that ignores our window must not take the buffers of others: asked only when RX buffers run low. */
+/* A peer that fills our window with tiny segments must not take the buffers of others: less than half full on
+ * average are refused while RX buffers run low. Half-size segments are what a peer sends that has never seen
+ * a window of two segments (RFC 9293 3.8.6.2.1). */
 bool socket_refuses(void *context, const volatile uint32_t *descriptor, const uint8_t *header)
 {
     struct service *service = context;
@@ -248,7 +250,8 @@ bool socket_refuses(void *context, const volatile uint32_t *descriptor, const ui
         if (socket->state != SOCKET_FREE && pcb != NULL && pcb->remote_port == remote_port &&
             pcb->local_port == local_port && pcb->remote_ip.addr == source &&
             pcb->local_ip.addr == destination) {
-            return socket->receives.head == NULL && socket->rx_held >= SOCKET_QUOTA_BUFFERS;
+            uint32_t full = (socket->rx_bytes + TCP_MSS - 1u) / TCP_MSS;
+            return socket->receives.head == NULL && socket->rx_held >= SOCKET_QUOTA_BUFFERS + 2u * full;
         }
     }
     return false;

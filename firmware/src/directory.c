@@ -47,6 +47,7 @@ int directory_take(struct stack *stack, uint16_t port)
             break;
         }
     }
+    RACE_POINT();
     if (slot != TS_DIRECTORY_WORDS) {
         words()[slot] = ENTRY(port, stack->core, stack->epoch);
         error = 0;

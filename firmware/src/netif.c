@@ -20,6 +20,9 @@ static struct stack *instance; /* lwIP's hooks have no context */
 static err_t link_output(struct netif *netif, struct pbuf *p)
 {
     struct stack *stack = netif->state;
+    if (p->tot_len > TS_FRAME_PAD_BYTES + SIZEOF_ETH_HDR - ETH_PAD_SIZE + MTU) {
+        return ERR_VAL; /* lwIP cannot fragment here: the answer to a ping of several fragments */
+    }
     int error = tx_send(&stack->tx, (uint32_t)(netif - stack->netifs), p);
     return error == 0 ? ERR_OK : error == -E_AGAIN ? ERR_MEM : ERR_VAL;
 }

@@ -108,9 +108,16 @@ class Firmware:
         raise RuntimeError(f"the firmware stopped ({self.process.returncode}): {self.process.stderr.read()[-3000:]}")
 
     def command(self, text: str) -> str:
+        self.begin(text)
+        return self._collect()
+
+    def begin(self, text: str) -> None:
+        """Start a command without waiting; finish() must follow."""
         self.process.stdin.write(text + "\n")
         self.process.stdin.flush()
-        return self._collect()
+
+    def finish(self) -> None:
+        self._collect()
 
     def close(self) -> str:
         """End the process; its console and what the sanitizers said."""
@@ -125,10 +132,14 @@ class Firmware:
         self.command(f"frame {port} {int(answer)} {bytes(packet).hex()}")
 
     def sqe(self, operation: int, user_data: int, *, joined: bool = False, **fields: int | bytes) -> None:
+        self.sqe_begin(operation, user_data, joined=joined, **fields)
+        self.finish()
+
+    def sqe_begin(self, operation: int, user_data: int, *, joined: bool = False, **fields: int | bytes) -> None:
         inline = fields.pop("inline", b"")
         values = {"operation": int(operation), "user_data": user_data, **fields}
         values["inline"] = int.from_bytes(inline, "little")
-        self.command(f"sqe 0 {int(joined)} 0 {SQE.pack(values).hex()}")
+        self.begin(f"sqe 0 {int(joined)} 0 {SQE.pack(values).hex()}")
 
     def completion(self) -> Completion:
         """The oldest completion; there must be one."""
