@@ -27,7 +27,6 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
         if name not in commands.choices:
             hint = f"pip install 'twinstack[{extra}]'"
             stub = commands.add_parser(name, help=f"needs: {hint}")
-            stub.add_argument("rest", nargs=argparse.REMAINDER)
             stub.set_defaults(run=None, hint=hint)
     return parser, missing
 
@@ -35,10 +34,12 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit status."""
     parser, missing = build_parser()
-    options = parser.parse_args(arguments)
+    options, rest = parser.parse_known_args(arguments)  # a stub takes any arguments
     if options.run is None:
         reason = "; ".join(missing.values())
         print(f"twinstack {options.command} needs more packages ({reason}): {options.hint}", file=sys.stderr)
         return 2
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     status = options.run(options)
     return int(status or 0)

@@ -26,7 +26,7 @@ from .peer_tap import TapError, TapPeer, check_namespace, reexec_in_namespace
 from .session import ENGINE_ADDRESS, PEER_ADDRESS, PREFIX_LENGTH, Session, engine_session
 from .simulation import SimulationOptions
 from .streams import HostStream, LinuxStream, Stream
-from .toolchain import BUILD
+from .toolchain import BUILD, require_extra
 from .transfer import EchoTransfer, run_transfers
 
 ENGINE_PORT = 7007
@@ -152,7 +152,8 @@ class LinuxSide:
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``twinstack demo``."""
+    """Add ``twinstack demo``; raises ModuleNotFoundError without the extra ``sim``."""
+    require_extra()
     parser = commands.add_parser(
         "demo",
         help="TCP connections through the simulated engine, verified",

