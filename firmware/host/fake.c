@@ -32,7 +32,7 @@ static struct {
     uint32_t rx_consumer, rx_producer, rx_free[RX_BUFFERS], rx_free_count, bad_free, rx_dropped, rx_enabled;
     bool rx_out[RX_BUFFERS];
     uint32_t tx_producer, tx_consumer, tx_enabled;
-    bool tx_stalled;
+    bool tx_stalled, dma_stalled;
     uint32_t sq_consumer, sq_producer;
     uint32_t cq_words[3], cq_space;
     struct dma_queue in, out;
@@ -92,6 +92,11 @@ void fake_cq_space(uint32_t space)
 void fake_tx_stall(bool stall)
 {
     fake.tx_stalled = stall;
+}
+
+void fake_dma_stall(bool stall)
+{
+    fake.dma_stalled = stall;
 }
 
 uint32_t fake_rx_free(void)
@@ -271,7 +276,7 @@ static void transmit(uint32_t *command)
 
 static void move(struct dma_queue *queue, bool in)
 {
-    while (queue->count != 0u) {
+    while (queue->count != 0u && !fake.dma_stalled) {
         struct transfer now = queue->queued[0];
         uint32_t length = TS_GET(now.go, TS_DMA_IN_GO_LENGTH), status = 0;
         uint8_t *host = fake_host(now.host_address, length);

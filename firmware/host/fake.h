@@ -23,6 +23,7 @@ void fake_time(uint32_t ms);
 uint8_t *fake_host(uint32_t address, uint32_t length); /* NULL: outside */
 void fake_cq_space(uint32_t space);
 void fake_tx_stall(bool stall);
+void fake_dma_stall(bool stall);
 uint32_t fake_rx_free(void);
 uint32_t fake_rx_dropped(void);
 uint32_t fake_bad_free(void);

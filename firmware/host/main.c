@@ -1,7 +1,7 @@
 /* The firmware on the PC: commands on standard input, one a line; events and "ok" on standard output.
  *
  * frame PORT ANSWER HEX | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
- * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | state | quit */
+ * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 | state | quit */
 #include "fake.h"
 #include "service.h"
 #include "lwip/priv/memp_priv.h"
@@ -121,6 +121,9 @@ static void execute(char *line, const struct program *program)
         fake_time(0u);
     } else if (sscanf(line, "stall %u", &a) == 1) {
         fake_tx_stall(a != 0u);
+    } else if (sscanf(line, "dmastall %u", &a) == 1) {
+        fake_dma_stall(a != 0u);
+        fake_time(0u);
     }
 }
 

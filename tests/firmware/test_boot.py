@@ -181,43 +181,86 @@ def test_image_refuses_another_abi():
     assert core.registers[core.ready] == ABI_VERSION
 
 
-def test_echo_answers_arp_ping_and_syn_without_a_misaligned_access():
-    core = Core((BUILD / "echo" / "firmware.img").read_bytes())
-    core.run(lambda core: core.registers.get(core.ready, 0) >> 31)
+class EchoCore(Core):
+    """The echo program, with what the receive and transmit paths do."""
 
-    def register(block: registers.Block, name: str) -> int:
+    def __init__(self) -> None:
+        super().__init__((BUILD / "echo" / "firmware.img").read_bytes())
+        self.freed: list[int] = []
+        self.run(lambda core: core.registers.get(core.ready, 0) >> 31)
+        self.frames = 0
+        self.rx_free = self.register(registers.RX, "free")
+        self.producer = self.register(registers.TX, "producer")
+        self.ring = DATA_BASE + self.registers[self.register(registers.RX, "ring")]
+        self.headers = DATA_BASE + self.registers[self.register(registers.RX, "headers")]
+        self.commands = DATA_BASE + self.registers[self.register(registers.TX, "ring")]
+
+    def register(self, block: registers.Block, name: str) -> int:
         return CSR_CORE_BASE + registers.register_offset(block, name)
 
-    ring, headers = (DATA_BASE + core.registers[register(registers.RX, name)] for name in ("ring", "headers"))
-    commands = DATA_BASE + core.registers[register(registers.TX, "ring")]
-    producer = register(registers.TX, "producer")
-    peer = Ether(src=PEER_MAC, dst="02:54:53:00:00:00")
-    ip = IP(src="10.0.0.9", dst="10.0.0.2")
-    requests = [
-        (peer / ARP(op=1, hwsrc=PEER_MAC, psrc="10.0.0.9", pdst="10.0.0.2"), {"is_arp": 1}),
-        (peer / ip / ICMP() / bytes(5), {"is_ipv4": 1, "is_icmp": 1}),
-        (peer / ip / TCP(sport=1, dport=7, flags="S", seq=9, options=[("MSS", 1460)]), {"is_ipv4": 1, "is_tcp": 1}),
-    ]
-    answers = []
-    for index, (packet, fields) in enumerate(requests):
+    def store(self, address: int, size: int, value: int) -> None:
+        super().store(address, size, value)
+        if address == getattr(self, "rx_free", None):
+            self.freed.append(value)
+
+    def give(self, packet, **fields: int) -> int:
+        """A frame to the next RX buffer; its number."""
+        index, self.frames = self.frames, self.frames + 1
         data = bytes(2) + bytes(packet)
-        for base, length in ((RX_BANK_BASE + 1536 * index, len(data)), (headers + 128 * index, min(len(data), 128))):
-            memory, offset = core.region(base, 1)
+        for base, length in (
+            (RX_BANK_BASE + 1536 * index, len(data)),
+            (self.headers + 128 * index, min(len(data), 128)),
+        ):
+            memory, offset = self.region(base, 1)
             memory[offset : offset + length] = data[:length]
         fields |= {"version": 1, "buffer_index": index, "frame_length": len(data) - 2, "l3_offset": 14, "answer": 1}
         fields |= {"ip_checksum_ok": 1, "l4_checksum_ok": 1, "epoch": 1, "owner": 1}
-        memory, offset = core.region(ring + 64 * index, 4)
+        memory, offset = self.region(self.ring + 64 * index, 4)
         memory[offset : offset + 64] = RX_DESCRIPTOR.pack(fields)
-        before = core.registers[producer]
-        core.run(lambda core, before=before: core.registers[producer] != before)
-        memory, offset = core.region(commands + 32 * before, 4)
+        return index
+
+    def answer(self) -> Ether:
+        """The next frame sent, put together from its gather list; the command is then marked as done."""
+        before = self.registers[self.producer]
+        self.run(lambda core: core.registers[core.producer] != before)
+        memory, offset = self.region(self.commands + 32 * before, 4)
         command = TX_COMMAND.unpack(bytes(memory[offset : offset + 32]))
         frame = b""
         for entry in range(command["gather_count"]):
-            address = core.load(command["gather_address"] + 8 * entry, 4)
-            length = core.load(command["gather_address"] + 8 * entry + 4, 4)
-            frame += bytes(core.load(address + i, 1) for i in range(length))
-        answers.append(Ether(frame))
-    assert answers[0][ARP].op == 2 and answers[0][ARP].pdst == "10.0.0.9"
-    assert answers[1][ICMP].type == 0
-    assert str(answers[2][TCP].flags) == "SA" and answers[2][TCP].ack == 10
+            address = self.load(command["gather_address"] + 8 * entry, 4)
+            length = self.load(command["gather_address"] + 8 * entry + 4, 4)
+            frame += bytes(self.load(address + i, 1) for i in range(length))
+        memory[offset : offset + 32] = TX_COMMAND.pack(command | {"done": 1})
+        return Ether(frame)
+
+
+def test_echo_answers_arp_ping_and_tcp_without_a_misaligned_access():
+    core = EchoCore()
+    peer = Ether(src=PEER_MAC, dst="02:54:53:00:00:00")
+    ip = IP(src="10.0.0.9", dst="10.0.0.2")
+    core.give(peer / ARP(op=1, hwsrc=PEER_MAC, psrc="10.0.0.9", pdst="10.0.0.2"), is_arp=1)
+    reply = core.answer()
+    assert reply[ARP].op == 2 and reply[ARP].pdst == "10.0.0.9"
+    core.give(peer / ip / ICMP() / bytes(5), is_ipv4=1, is_icmp=1)
+    assert core.answer()[ICMP].type == 0
+    tcp = {"is_ipv4": 1, "is_tcp": 1}
+    core.give(peer / ip / TCP(sport=1, dport=7, flags="S", seq=9, options=[("MSS", 1460)]), **tcp)
+    opened = core.answer()
+    assert str(opened[TCP].flags) == "SA" and opened[TCP].ack == 10
+    # Longer than the header copy: the echo must come from the RX bank.
+    stream = bytes(i * 7 & 0xFF for i in range(900))
+    position = 0
+    sequence = opened[TCP].seq + 1
+    core.give(peer / ip / TCP(sport=1, dport=7, flags="A", seq=10, ack=sequence), **tcp)
+    for length in (1, 99, 800):
+        piece = stream[position : position + length]
+        header = TCP(sport=1, dport=7, flags="PA", seq=10 + position, ack=sequence + position)
+        buffer = core.give(peer / ip / header / piece, **tcp)
+        echo = core.answer()
+        assert bytes(echo[TCP].payload)[: len(piece)] == piece and echo[IP].len == 40 + len(piece)
+        assert echo[TCP].seq == sequence + position and echo[TCP].ack == 10 + position + length
+        assert buffer not in core.freed, "unacknowledged data must stay"
+        position += length
+        core.give(peer / ip / TCP(sport=1, dport=7, flags="A", seq=10 + position, ack=sequence + position), **tcp)
+        core.run(lambda core, buffer=buffer: buffer in core.freed)
+    assert position == len(stream)

@@ -351,6 +351,68 @@ def test_refused_entries(firmware):
     assert firmware.call(Operation.SEND, joined=True, handle=handle, buffer=0, length=1) == -22
 
 
+def test_no_socket_left_is_told(firmware):
+    listening(firmware)
+    for number in range(64):
+        firmware.sqe(Operation.TCP_CONNECT, 1000 + number, inline=socket_address(PEER_IP, 2000 + number))
+    assert not firmware.completions and firmware.state()["sockets"] == 64
+    assert firmware.call(Operation.TCP_CONNECT, inline=socket_address(PEER_IP, 99)) == -23
+    firmware.frames.clear()
+    peer = TcpPeer(firmware, 7, 42000)
+    peer.send("S")
+    peer.send("A")
+    assert "R" in peer.flags[-1], "a connection that cannot be kept is refused, not forgotten"
+    firmware.command("time 40000")
+    assert sorted(c.user_data for c in firmware.completions) == list(range(1000, 1064))
+    assert {c.result for c in firmware.completions} == {-110}
+    firmware.completions.clear()
+
+
+def test_no_listener_left_is_told(firmware):
+    def listen(port: int) -> int:
+        return firmware.call(Operation.TCP_LISTEN, joined=True, length=4, inline=socket_address("0.0.0.0", port))
+
+    handles = [listen(port) for port in range(100, 108)]
+    assert min(handles) > 0
+    assert listen(108) == -23
+    assert firmware.call(Operation.CLOSE, joined=True, handle=handles[3]) == 0
+    assert listen(109) > 0
+    assert firmware.call(Operation.TCP_ACCEPT, joined=True, handle=handles[3], operation_flags=1) == -9
+
+
+def test_no_operation_record_left_is_told(firmware):
+    listening(firmware)
+    handle, _peer = accepted(firmware)
+    free = firmware.state()["ops"]
+    for number in range(free):
+        firmware.sqe(Operation.RECV, number, handle=handle, buffer=16 * number, length=16)
+    assert not firmware.completions and firmware.state()["ops"] == 0
+    assert firmware.call(Operation.NOP, 555) == -105
+    firmware.command("cqspace 0")
+    firmware.sqe(Operation.NOP, 556)
+    assert not firmware.completions, "it waits in the ring"
+    firmware.command("cqspace 255")
+    assert firmware.completion().result == -105
+    firmware.sqe(Operation.ABORT, 557, handle=handle)
+    assert firmware.completion().result == -105, "so does ABORT: the host must leave records for it"
+    _peer.send("R")
+    assert sorted(c.user_data for c in firmware.completions) == list(range(free))
+    assert {c.result for c in firmware.completions} == {-104}
+    firmware.completions.clear()
+    assert firmware.call(Operation.CLOSE, handle=handle) == 0
+
+
+def test_no_scratch_piece_left_is_told(firmware):
+    firmware.command("dmastall 1")
+    for number in range(14):
+        firmware.sqe(Operation.STATS, number, buffer=0x400 + 128 * number, length=80)
+    assert [(c.user_data, c.result) for c in firmware.completions] == [(12, -105), (13, -105)]
+    firmware.completions.clear()
+    firmware.command("dmastall 0")
+    assert [(c.user_data, c.result) for c in firmware.completions] == [(number, 80) for number in range(12)]
+    firmware.completions.clear()
+
+
 def test_transfers_outside_the_windows_fail(firmware):
     listening(firmware)
     handle, peer = accepted(firmware)
