@@ -1,56 +1,75 @@
-"""``twinstack sim``: run the engine against a peer on the wire."""
+"""``twinstack sim``: run the engine with its firmware and an echo service, against a peer on the wire."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ipaddress
+import os
+import random
+import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .peer import Peer
-    from .simulation import Simulation
+    from twinstack_host.device import Device
 
-TICK_S = 0.001
-MAX_TICKS_BEHIND = 100
-TAP_STEP_CYCLES = 500
+    from .peer_lwip import LwipPeer
+    from .session import Session
+    from .simulation import SentFrame
+    from .streams import HostStream
+
+ECHO_PORT = 7  # RFC 862
+BACKLOG = 8
+LOOK_S = 0.002
+"""Longest time, of the engine's, between two looks at the connections."""
+EXAMPLE_BYTES = 2048
+
+DESCRIPTION = """\
+Run the engine under Verilator with its firmware. Port 0 has an address and an echo service (TCP port 7), written on
+the host library: all of TCP/IP is done by the simulated engine.
+
+With --tap the peer is the Linux kernel, in real time, in a network namespace of its own; the command to enter it from
+another shell is printed. Any program can ping the engine and connect to it. Ctrl-C ends it and prints a table of what
+each core has done.
+
+Without --tap the peer is lwIP in this process, on simulated time. It pings the engine, and sends random data to the
+echo service and checks what comes back, for --duration milliseconds.
+"""
 
 
 def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     """Add the sub-command ``sim`` to the program's parser; its function is the parsed ``run``."""
     parser = subparsers.add_parser(
         "sim",
-        help="run the simulated engine against a peer",
-        description="Run the engine under Verilator. Port 0 goes to a peer: lwIP in this process on simulated time, "
-        "or with --tap the Linux kernel on wall-clock time.",
+        help="run the simulated engine with an echo service, to be played with",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--tap", action="store_true", help="the peer is the Linux kernel, through a TAP device")
+    parser.add_argument("--engine", default="192.168.77.1", help="the engine's address (default %(default)s)")
     parser.add_argument("--address", default="192.168.77.2/24", help="the peer's address (default %(default)s)")
     parser.add_argument("--seed", type=int, help="of clocks, wait cycles and the peer (default: drawn and printed)")
     parser.add_argument("--pcap", type=Path, help="write captures: NAME-port0.pcap, ...")
     parser.add_argument(
         "--duration",
         type=float,
-        default=10.0,
-        help="milliseconds of simulated time; seconds of wall-clock time with --tap (default %(default)s)",
+        help="milliseconds of simulated time (default 10); seconds of wall-clock time with --tap (default: no end)",
     )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what ``twinstack sim`` was asked for; returns the exit code."""
-    from .build import BuildError
-    from .lwip_source import LwipSourceError
-    from .peer_tap import TapError
-    from .simulation import SimulationError
-
-    if arguments.duration <= 0:
+    if arguments.duration is not None and arguments.duration <= 0:
         print(f"twinstack: --duration must be positive, not {arguments.duration!r}", file=sys.stderr)
         return 2
     try:
         _run(arguments)
-    except (BuildError, LwipSourceError, TapError, SimulationError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError) as error:  # all that builds, peers and the simulation raise
         print(f"twinstack: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -59,57 +78,165 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from twinstack.config import EngineConfig
+    peer_interface = ipaddress.IPv4Interface(arguments.address)
+    engine = ipaddress.IPv4Address(arguments.engine)
+    if engine not in peer_interface.network or engine == peer_interface.ip:
+        raise ValueError(f"engine must be another address of {peer_interface.network}, not {arguments.engine!r}")
 
-    from .engine_model import make_simulation
-    from .peer_tap import reexec_in_namespace
+    from .peer import Peer
+    from .peer_lwip import LwipPeer
+    from .peer_tap import TapPeer, reexec_in_namespace
+    from .session import engine_session
     from .simulation import SimulationOptions
 
     if arguments.tap:
         reexec_in_namespace()
     options = SimulationOptions(seed=arguments.seed, external_tick=arguments.tap)
-    simulation = make_simulation(EngineConfig(), options, pcap=arguments.pcap)
-    counts = [0] * simulation.ports
+    with engine_session(options=options, pcap=arguments.pcap, verbose=True) as session, _interruptible() as stopped:
+        simulation = session.simulation
+        counts = [0] * simulation.ports
 
-    def count(frame: Any) -> None:
-        counts[frame.port] += 1
+        def count(frame: SentFrame) -> None:
+            counts[frame.port] += 1
 
-    simulation.on_frame(count)
-    with simulation:
-        simulation.attach(0, _make_peer(arguments, simulation.seed))
+        simulation.on_frame(count)
+        peer: Peer
+        if arguments.tap:
+            peer = TapPeer(arguments.address)
+        else:
+            peer = lwip = LwipPeer(str(peer_interface.ip), str(peer_interface.netmask), seed=simulation.seed)
+        simulation.attach(0, peer)
+        for core, text in enumerate(session.device.console_text):
+            print(f"core {core} console: {text.strip()}")
+        session.device.configure(0, arguments.engine, peer_interface.network.prefixlen, mac="02:54:53:00:00:01")
+        service = EchoService(session.device)
         started = time.monotonic()
         if arguments.tap:
-            run_in_real_time(simulation, arguments.duration)
+            print_how_to_enter(arguments.engine)
+            end = float("inf") if arguments.duration is None else started + arguments.duration
+            serve(session, service, lambda: stopped() or time.monotonic() >= end)
         else:
-            simulation.run(round(arguments.duration * simulation.options.sync_hz / 1000))
+            example = Example(lwip, arguments.engine, simulation.seed)
+            end = session.link.clock() + (arguments.duration or 10.0) / 1000
+            serve(session, service, lambda: stopped() or session.link.clock() >= end, example.step)
+            print(example.result())
         taken = time.monotonic() - started
         print(f"{simulation.cycles} cycles, {simulation.time_ns / 1e6:.3f} ms simulated in {taken:.1f} s")
         print("frames sent: " + ", ".join(f"port {port}: {value}" for port, value in enumerate(counts)))
+        print(core_table(session.device))
 
 
-def _make_peer(arguments: argparse.Namespace, seed: int) -> Peer:
-    if arguments.tap:
-        from .peer_tap import TapPeer
-
-        return TapPeer(arguments.address)
-    import ipaddress
-
-    from .peer_lwip import LwipPeer
-
-    interface = ipaddress.IPv4Interface(arguments.address)
-    return LwipPeer(str(interface.ip), str(interface.netmask), seed=seed)
+def print_how_to_enter(engine: str) -> None:
+    """How another shell gets to the engine."""
+    enter = f"nsenter -t {os.getpid()} -U -n --preserve-credentials"
+    print(f"The engine is {engine}. From another shell:")
+    print(f"  {enter} ping {engine}")
+    print(f"  {enter} nc {engine} {ECHO_PORT}")
+    print("Ctrl-C ends.", flush=True)
 
 
-def run_in_real_time(simulation: Simulation, duration_s: float) -> None:
-    """Run for ``duration_s`` of wall-clock time; the engine's ticks follow the wall clock.
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """A function that tells whether SIGINT or SIGTERM has come; the second one acts as usual."""
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    After a pause (a stopped process), at most ``MAX_TICKS_BEHIND`` ticks are made up for.
-    """
-    started = time.monotonic()
-    next_tick = started + TICK_S
-    while (now := time.monotonic()) < started + duration_s:
-        next_tick = max(next_tick, now - MAX_TICKS_BEHIND * TICK_S)
-        while next_tick <= now:
-            simulation.tick()
-            next_tick += TICK_S
-        simulation.run(TAP_STEP_CYCLES)
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def serve(
+    session: Session, service: EchoService, ended: Callable[[], bool], also: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until ``ended()``, asked every few thousand cycles; ``also()`` runs as often."""
+    while not ended():
+        service.step()
+        also()
+        session.device.advance(LOOK_S if session.simulation.options.external_tick else LOOK_S / 40)
+
+
+class EchoService:
+    """Returns what comes on any connection to TCP port 7; a program of the offloaded host."""
+
+    def __init__(self, device: Device):
+        from twinstack_host.sockets import Listener
+
+        self._listener = Listener(device, ECHO_PORT, backlog=BACKLOG)
+        self._streams: list[HostStream] = []
+
+    def step(self) -> None:
+        """Serve all connections once, without waiting."""
+        from .streams import HostStream
+
+        while (accepted := self._listener.accept_step()) is not None:
+            self._streams.append(HostStream(accepted))
+        self._streams = [stream for stream in self._streams if self._serve(stream)]
+
+    @staticmethod
+    def _serve(stream: HostStream) -> bool:
+        """Serve one; False when it is over."""
+        try:
+            stream.send_all(stream.recv())
+            over = stream.socket.ended and stream.unsent == 0
+        except OSError:  # reset by the peer
+            over = True
+        if over:
+            with contextlib.suppress(OSError):
+                stream.close()
+        return not over
+
+
+class Example:
+    """What the lwIP peer does: pings, and data to the echo service that must come back unchanged."""
+
+    def __init__(self, peer: LwipPeer, engine: str, seed: int):
+        self._peer = peer
+        self._dice = random.Random(seed)
+        self._expected = bytearray()
+        self.verified = 0
+        peer.ping(engine)
+        self._connection = peer.connect(engine, ECHO_PORT)
+
+    def step(self) -> None:
+        """Check what has come and send more.
+
+        Raises
+        ------
+        ValueError
+            If a byte came back changed.
+        """
+        got = self._connection.recv()
+        if got != self._expected[: len(got)]:
+            raise ValueError(f"the echo differs from what was sent, after {self.verified} bytes")
+        del self._expected[: len(got)]
+        self.verified += len(got)
+        if self._connection.connected and not self._expected:
+            data = self._dice.randbytes(EXAMPLE_BYTES)
+            self._expected += data
+            self._connection.send_all(data)
+
+    def result(self) -> str:
+        """What came of it."""
+        return f"pings answered: {len(self._peer.ping_replies)} of 1; bytes echoed and verified: {self.verified}"
+
+
+def core_table(device: Device) -> str:
+    """What each core has done, a line for each."""
+    columns = ("core", "frames in", "frames out", "segments in", "segments out", "bytes in", "bytes out", "busy")
+    lines = ["  ".join(columns)]
+    for core in range(device.cores):
+        stats = device.stats(core)
+        names = ("frames_in", "frames_out", "tcp_segments_in", "tcp_segments_out", "bytes_in", "bytes_out")
+        busy = 100 * (stats["cycles"] - stats["idle_cycles"]) / max(stats["cycles"], 1)
+        values = [str(core), *(str(stats[name]) for name in names), f"{busy:.0f}%"]
+        lines.append("  ".join(value.rjust(len(column)) for column, value in zip(columns, values, strict=True)))
+    return "\n".join(lines)
