@@ -47,7 +47,7 @@
 #define RX_CONTROL_RESERVE                                                                                   \
     (RX_BUFFERS < 12u ? RX_BUFFERS / 4u : 3u) /* RX buffers that no window promises                          \
                                                */
-#define RX_ACK_RESERVE (RX_BUFFERS / 4u)      /* at most so many for acknowledgements of what is in flight */
+#define RX_ACK_RESERVE (RX_BUFFERS / 4u)      /* likewise, for acknowledgements */
 #define TX_IN_FLIGHT   8u                     /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST

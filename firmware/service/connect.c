@@ -47,7 +47,8 @@ static err_t on_connected(void *context, struct tcp_pcb *pcb, err_t error)
 {
     struct socket *socket = context;
     (void)error; /* lwIP has no failure here */
-    window_start(socket->service, pcb);
+    window_start(pcb);
+    socket->wide = pcb->rcv_wnd != 0u;
     connect_done(socket, 0);
     return ERR_OK;
 }

@@ -66,6 +66,7 @@ struct socket {
     uint16_t generation, port; /* port: in the directory, or 0 */
     uint8_t state, host, error, rx_held, piece_count;
     bool eof, fin_wanted, fin_sent, attention;
+    bool wide;    /* the peer has seen a window of two segments */
     bool thirsty; /* a RECV is posted and there is no window for it */
     uint32_t thirsty_since;
 };
@@ -132,7 +133,7 @@ void transfer_drop_received(struct socket *socket);
 /* window.c */
 void window_init(void);
 void window_listen(struct tcp_pcb *pcb);
-void window_start(struct service *service, struct tcp_pcb *pcb);
+void window_start(struct tcp_pcb *pcb);
 void window_pump(struct service *service);
 
 /* listener.c */

@@ -171,6 +171,7 @@ static void on_error(void *context, err_t error)
 void socket_attach(struct socket *socket, struct tcp_pcb *pcb)
 {
     socket->pcb = pcb;
+    socket->wide = pcb->rcv_wnd != 0u;
     tcp_arg(pcb, socket);
     tcp_recv(pcb, on_received);
     tcp_sent(pcb, on_sent);

@@ -8,8 +8,9 @@
 #include "service.h"
 #include "lwip/priv/tcp_priv.h"
 
-#define STARVED_MS   20u
-#define SMALLEST_MSS 536u /* RFC 9293 3.7.1; smaller segments count as they come */
+#define FIRST_SEGMENTS 2u /* senders cut segments to half of the largest window they have seen */
+#define STARVED_MS     20u
+#define SMALLEST_MSS   536u /* RFC 9293 3.7.1; smaller segments count as they come */
 
 static uint8_t extension; /* lwIP's number for our callback in PCBs */
 
@@ -25,9 +26,9 @@ static bool can_receive(const struct tcp_pcb *pcb)
 }
 
 /* RX buffers that are neither promised nor reserved. */
-static int32_t budget(const struct service *service)
+static int32_t budget(void)
 {
-    uint32_t taken = RX_CONTROL_RESERVE + LWIP_MIN((service->in_flight + 1u) / 2u, RX_ACK_RESERVE);
+    uint32_t taken = RX_CONTROL_RESERVE + RX_ACK_RESERVE;
     for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
         if (can_receive(pcb) && (pcb->flags & TF_RXCLOSED) == 0u) {
             taken += (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
@@ -37,18 +38,18 @@ static int32_t budget(const struct service *service)
 }
 
 /* The window with which a connection starts, before its first segment with a window that counts. */
-void window_start(struct service *service, struct tcp_pcb *pcb)
+void window_start(struct tcp_pcb *pcb)
 {
     pcb->rcv_wnd = 0;
-    pcb->rcv_wnd = (tcpwnd_size_t)(budget(service) > 0 ? unit_of(pcb) : 0u);
+    pcb->rcv_wnd = (tcpwnd_size_t)(budget() >= (int32_t)FIRST_SEGMENTS ? FIRST_SEGMENTS * unit_of(pcb) : 0u);
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
 }
 
 static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct tcp_pcb *pcb)
 {
-    struct listener *listener = listening->callback_arg;
     (void)id;
-    window_start(listener->service, pcb);
+    (void)listening;
+    window_start(pcb);
     return ERR_OK;
 }
 
@@ -90,6 +91,9 @@ static uint32_t wanted(const struct socket *socket, uint32_t share)
     if (wish == 0u) {
         wish = socket->rx_held < SOCKET_QUOTA_BUFFERS ? SOCKET_QUOTA_BUFFERS - socket->rx_held : 0u;
     }
+    if (!socket->wide && wish != 0u && pcb->rcv_wnd == 0u) {
+        return FIRST_SEGMENTS;
+    }
     wish = LWIP_MIN(wish, share);
     return wish > whole ? wish - whole : 0u;
 }
@@ -110,8 +114,8 @@ static bool is_starved(struct socket *socket)
 void window_pump(struct service *service)
 {
     enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
-    uint32_t share = (RX_BUFFERS - RX_CONTROL_RESERVE) / LWIP_MAX(service->open, 1u);
-    int32_t left = budget(service);
+    uint32_t share = (RX_BUFFERS - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
+    int32_t left = budget();
     share = LWIP_MAX(share, 1u);
     for (uint32_t class = 0; class < CLASSES; class ++) {
         uint32_t unserved = service->high;
@@ -123,6 +127,7 @@ void window_pump(struct service *service)
                 continue;
             }
             uint32_t wish = wanted(socket, share);
+            bool first = !socket->wide && socket->pcb->rcv_wnd == 0u;
             bool empty = socket->pcb->rcv_wnd < unit_of(socket->pcb);
             if (wish == 0u || !empty || socket->receives.head == NULL) {
                 socket->thirsty = false;
@@ -131,11 +136,12 @@ void window_pump(struct service *service)
                 (class == FIRST_WITH_RECEIVE && socket->receives.head == NULL)) {
                 continue;
             }
-            wish = class == SHARE ? wish : 1u;
-            if (left > 0) {
+            wish = class == SHARE || first ? wish : 1u;
+            if (left >= (int32_t)(first ? FIRST_SEGMENTS : 1u)) {
                 wish = LWIP_MIN(wish, (uint32_t)left);
                 left -= (int32_t)wish;
                 grant(socket->pcb, wish);
+                socket->wide = socket->wide || first;
                 socket->thirsty = false;
             } else if (class == FIRST_WITH_RECEIVE && is_starved(socket)) {
                 service->excess++;
