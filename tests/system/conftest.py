@@ -7,7 +7,7 @@ from system.rig import started
 
 @pytest.fixture(scope="module")
 def rig():
-    """The engine with its socket firmware and an lwIP station on port 0, in simulated time."""
+    """The engine with its socket firmware and an lwIP station on port 0."""
     with started() as one:
         one.add_peer(0)
         yield one

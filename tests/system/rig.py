@@ -33,6 +33,10 @@ PEER_MACS = ("02:54:53:00:00:02", "02:54:53:00:01:02")
 STRANGER_MAC = "02:aa:aa:aa:aa:01"
 CONFIG = EngineConfig()
 MS_CYCLES = CONFIG.sync_hz // 1000
+STEP_CYCLES = 15_000
+"""Longest time between two looks at a condition."""
+FAST_TICK = MS_CYCLES // 100
+"""Firmware's clock runs a hundred times faster: a delayed acknowledgement takes 75,000 cycles and not 7.5 million."""
 LIMIT_CYCLES = 1_500_000
 """Bound of one wait, unless a test says otherwise."""
 
@@ -95,6 +99,7 @@ class Rig:
 
     def __init__(self, simulation: Simulation, link: SimulationLink, device: Device, value: int):
         self.simulation, self.link, self.device = simulation, link, device
+        self.second_cycles = 1000 * link.tick_cycles if isinstance(link, FastLink) else CONFIG.sync_hz
         self.seed = value
         self.random = random.Random(value)
         self.peers: dict[int, LwipPeer] = {}
@@ -150,7 +155,7 @@ class Rig:
         end = self.simulation.cycles + cycles
         while not condition():
             assert self.simulation.cycles < end, f"{what} did not come about in {cycles} cycles (seed {self.seed})"
-            self.device.advance(0.0002)
+            self.device.advance(STEP_CYCLES / self.second_cycles)
 
     def run(self, cycles: int) -> None:
         """Let time pass."""
@@ -259,7 +264,11 @@ class Rig:
             for number, (left, right) in enumerate(pairs)
         ]
         end = self.simulation.cycles + cycles
-        run_transfers(transfers, lambda: self.device.advance(0.0005), lambda: self.simulation.cycles > end)
+        run_transfers(
+            transfers,
+            lambda: self.device.advance(STEP_CYCLES / self.second_cycles),
+            lambda: self.simulation.cycles > end,
+        )
         assert all(transfer.verified == 2 * size for transfer in transfers)
 
     def close_all(self, *things: object) -> None:
@@ -301,14 +310,14 @@ class Rig:
 
 @contextlib.contextmanager
 def started(
-    *, tick_cycles: int | None = None, pcap: Path | None = None, image: bytes | None = None, **options: object
+    *, tick_cycles: int | None = FAST_TICK, pcap: Path | None = None, image: bytes | None = None, **options: object
 ) -> Iterator[Rig]:
     """A running engine with the socket firmware.
 
     Parameters
     ----------
     tick_cycles : int
-        Cycles of a firmware millisecond; default: as many as a millisecond has.
+        Cycles of a firmware millisecond; ``None``: as many as a millisecond has.
     options
         Fields of SimulationOptions.
     """

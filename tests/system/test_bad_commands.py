@@ -12,8 +12,8 @@ from twinstack_host.sockets import Listener, pack_address
 from twinstack_sim.streams import HostStream
 
 PORT = 7200
-TIMEOUT = 0.01
-"""Simulated seconds within which an operation that needs no peer completes."""
+TIMEOUT = 1.0
+"""Seconds of the firmware's fast clock within which an operation that needs no peer completes."""
 UNIMPLEMENTED = (
     "DISPATCH_CONFIG",
     "UDP_OPEN",

@@ -66,7 +66,7 @@ def reporting_program(abi: int, ready: bool) -> bytes:
 @pytest.mark.claim(1)
 @pytest.mark.claim(2)
 def test_both_cores_come_up(image):
-    with started(image=image) as rig:
+    with started(image=image, tick_cycles=None) as rig:
         device = rig.device
         assert (device.abi, device.cores, device.ports) == (ABI_VERSION, 2, 2)
         for core in range(2):

