@@ -81,6 +81,7 @@ struct service {
     uint32_t open, closing; /* sockets; of them: with a FIN on its way */
     uint32_t turn;          /* first socket of the next pump, for fairness */
     uint32_t window_turn;   /* first socket of the next hand-out of windows */
+    uint32_t acknowledged;  /* when delayed acknowledgements were sent last, ms */
     uint32_t high;          /* sockets from here on have never been used */
     uint32_t senders;       /* sockets with something to send, as the last pump saw it */
     uint32_t in_flight;     /* pieces in TCP */

@@ -9,6 +9,7 @@
 #include "lwip/priv/tcp_priv.h"
 
 #define FIRST_SEGMENTS 2u /* senders cut segments to half of the largest window they have seen */
+#define DELAYED_ACK_MS 10u
 #define STARVED_MS     20u
 #define SMALLEST_MSS   536u /* RFC 9293 3.7.1; smaller segments count as they come */
 
@@ -109,6 +110,24 @@ static bool is_starved(struct socket *socket)
     return now - socket->thirsty_since >= STARVED_MS && rx_free_buffers() > RX_CONTROL_RESERVE;
 }
 
+/* lwIP's own timer is slow (TCP_TMR_INTERVAL): a sender with Nagle's algorithm would wait that long for its
+ * last segment. RFC 1122 4.2.3.2 bounds the delay from above only. */
+static void acknowledge_late(struct service *service)
+{
+    uint32_t now = time_ms();
+    if (now - service->acknowledged < DELAYED_ACK_MS) {
+        return;
+    }
+    service->acknowledged = now;
+    for (uint32_t i = 0; i < service->high; i++) {
+        struct tcp_pcb *pcb = service->sockets[i].state == SOCKET_FREE ? NULL : service->sockets[i].pcb;
+        if (pcb != NULL && (pcb->flags & TF_ACK_DELAY) != 0u) {
+            tcp_ack_now(pcb);
+            tcp_output(pcb);
+        }
+    }
+}
+
 /* Hand out what there is: first one segment to each that has none, those with a RECV before those without,
  * then up to an equal share. */
 void window_pump(struct service *service)
@@ -116,6 +135,7 @@ void window_pump(struct service *service)
     enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
     uint32_t share = (RX_BUFFERS - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
     int32_t left = budget();
+    acknowledge_late(service);
     share = LWIP_MAX(share, 1u);
     for (uint32_t class = 0; class < CLASSES; class ++) {
         uint32_t unserved = service->high;
