@@ -34,6 +34,21 @@ def seed() -> int:
     return value
 
 
+def stable_verilog(text: str) -> str:
+    """``text`` from Amaranth with the ports in each module's header in alphabetical order.
+
+    Amaranth orders them by Python's string hashes, which differ from process to process, and each order would be built
+    anew. Instances name the ports they connect, so the order means nothing.
+    """
+
+    def in_order(header: re.Match[str]) -> str:
+        # A space ends a name that is escaped with a backslash; the header may break between names.
+        names = [f"{name.strip()} " for name in header[2].split(",")]
+        return f"{header[1]}({', '.join(sorted(names))});"
+
+    return re.sub(r"^(module \S+? *)\((.*?)\);$", in_order, text, flags=re.MULTILINE | re.DOTALL)
+
+
 def run_cocotb(
     component, test_file: str, *, testcase=None, name: str | None = None, environment=None, waves=False, sources=()
 ):
@@ -62,7 +77,7 @@ def run_cocotb(
         If a test failed, or none ran.
     """
     top = name or type(component).__name__.lower()
-    source = verilog.convert(component, name=top, strip_internal_attrs=True)
+    source = stable_verilog(verilog.convert(component, name=top, strip_internal_attrs=True))
     parts = [source, str(waves), *(path.read_text() for path in map(Path, sources))]
     folder = BUILD / "rtl" / f"{top}-{fingerprint(*parts)}"
     runner = get_runner("verilator")
