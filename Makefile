@@ -19,7 +19,7 @@ READY := build/.venv build/.packages
 PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping
 LINT_PACKAGES := clang-format:clang-format
 
-.PHONY: help demo test check lint format formal bench bitstream nightly docs clean
+.PHONY: help demo test check lint format formal bench bitstream nightly clean
 .DEFAULT_GOAL := help
 
 help:

@@ -288,11 +288,12 @@ class Engine(wiring.Component):
         width = code_ram.a.address.shape().width
         regs = page.block("engine")
         address, load = regs.field("code_address"), regs.field("code_data")
-        held = regs.field("reset_cores").data[: config.cores].all()
+        accepted = Signal()
         refused = Signal(16)
         loader = RamPort(width).create()
         m.d.comb += [
-            loader.valid.eq(load.w_stb & held),
+            accepted.eq(regs.field("reset_cores").data[: config.cores].all() & (address.data < config.code_bytes // 4)),
+            loader.valid.eq(load.w_stb & accepted),
             loader.write.eq(1),
             loader.address.eq(address.data),
             loader.data.eq(load.w_data),
@@ -301,7 +302,7 @@ class Engine(wiring.Component):
             address.load_data.eq(address.data + 1),
             regs.field("code_refused").r_data.eq(refused),
         ]
-        with m.If(load.w_stb & (~held | (address.data >= config.code_bytes // 4))):
+        with m.If(load.w_stb & ~accepted):
             m.d.sync += refused.eq(refused + 1)
         # Ports: even cores share a, odd cores share b; the loader is on a, where nobody fetches while it may write.
         for name, port, sharers in (
@@ -320,18 +321,17 @@ class Engine(wiring.Component):
         """Core resets and epochs, identity, time."""
         config = self.config
         regs = page.block("engine")
-        reset_init = 0 if self._autostart else (1 << config.cores) - 1
-        reset_cores = Signal(config.cores, init=reset_init)
-        written = Signal(init=not self._autostart)
+        reset_field = regs.field("reset_cores")
+        reset_cores = Signal(config.cores, init=(1 << config.cores) - 1)
+        starting = Signal(init=self._autostart)
         epochs = Signal(data.ArrayLayout(8, config.cores))
         cycles = Signal(64)
         cycles_latched = Signal(32)
         milliseconds = Signal(32)
         alive = Signal(config.cores)
-        with m.If(regs.field("reset_cores").w_stb):
-            m.d.sync += written.eq(1)
-        with m.If(written):
-            m.d.sync += reset_cores.eq(regs.field("reset_cores").data)
+        # The register comes up holding all cores; a bitstream with firmware lets them go at once.
+        m.d.comb += [reset_field.load.eq(starting), reset_field.load_data.eq(0)]
+        m.d.sync += [starting.eq(0), reset_cores.eq(reset_field.data)]
         m.d.sync += [cycles.eq(cycles + 1), milliseconds.eq(milliseconds + self.tick)]
         with m.If(regs.field("cycles_low").r_stb):
             m.d.sync += cycles_latched.eq(cycles[32:])

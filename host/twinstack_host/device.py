@@ -11,13 +11,16 @@ from twinstack.proto import abi
 from twinstack.proto.image import check_image
 from twinstack.proto.layout import Layout
 from twinstack.proto.queues import CQE, NETIF_CONFIG, SQE, STATS, Operation
-from twinstack.proto.registers import ENGINE, HOST_CORE, QUEUE, WINDOW
+from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 
 from .link import HostLink, LinkError
 from .memory import BlockPool
 from .registers import Registers
 
 BLOCK_BYTES = 4096
+
+DEFAULT_KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
+"""Toeplitz key of the published RSS verification suite, set where nobody has set one: a zero key hashes all to zero."""
 
 
 class EngineError(OSError):
@@ -141,6 +144,8 @@ class Device:
         with self._lock:
             registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
             registers.write(ENGINE, "seed", seed & 0xFFFFFFFF or 1)
+            if not any(registers.read(DISPATCH, "key", index=index) for index in range(10)):
+                self.set_hash_key(DEFAULT_KEY)
             registers.write(QUEUE, "control", 0)
             self._sq_tail = self._cq_head = 0
             self._pending.clear()
@@ -179,6 +184,19 @@ class Device:
                     )
                 self.link.wait_interrupt(0.001)
             self.read_console()
+
+    def set_hash_key(self, key: bytes) -> None:
+        """Set the dispatcher's 40-byte Toeplitz key; connections that are open lose their core if it changes.
+
+        Raises
+        ------
+        ValueError
+            If ``key`` has another length.
+        """
+        if len(key) != 40:
+            raise ValueError(f"key must be 40 bytes, not {len(key)!r}")
+        for index in range(10):
+            self.registers.write(DISPATCH, "key", int.from_bytes(key[4 * index : 4 * index + 4], "little"), index=index)
 
     def read_console(self) -> None:
         """Move what the cores have printed into :attr:`console_text`."""

@@ -181,7 +181,7 @@ class Socket(_Endpoint):
             raise error_for(result, "shutdown")
 
     def close(self) -> None:
-        """Close both directions; pending operations complete first. Closing twice does nothing."""
+        """Close both directions; a pending RECV ends. Closing twice does nothing."""
         super().close()
         self._drop_receive()
 
@@ -215,6 +215,7 @@ class Listener(_Endpoint):
             Operation.TCP_LISTEN, f"listen on port {port}", length=backlog, inline=pack_address((address, port))
         )
         super().__init__(device, handle)
+        self._address = (address, port)
         self._accepted: collections.deque[int] = collections.deque()
         self._accepting = device.submit(
             Operation.TCP_ACCEPT,
@@ -222,6 +223,11 @@ class Listener(_Endpoint):
             operation_flags=OperationFlag.ACCEPT_MULTISHOT,
             on_more=self._accepted.append,
         )
+
+    def getsockname(self) -> Address:
+        """Local (address, port), as given; a listener has no other."""
+        self._require_open()
+        return self._address
 
     def accept_step(self) -> Socket | None:
         """A connection that has come, or None."""

@@ -23,7 +23,6 @@ from twinstack.models.toeplitz import rss_hash
 from twinstack_host.device import Device, ipv4_bytes
 from twinstack_host.sockets import Listener
 
-from .demo import program_key
 from .peer_lwip import LwipConnection, LwipPeer, PeerOptions
 from .session import ENGINE_ADDRESS, PEER_ADDRESS, PREFIX_LENGTH, Session, engine_session
 from .simulation import SentFrame, SimulationOptions
@@ -171,7 +170,8 @@ def measure(config: EngineConfig, seed: int, connections: int, length: int) -> l
     with engine_session(config, SimulationOptions(seed=seed), verbose=True) as session:
         peer = LwipPeer(PEER_ADDRESS, seed=seed, options=PeerOptions(tcp_timer_ms=PEER_TIMER_MS))
         session.simulation.attach(0, peer)
-        key = program_key(session.device, dice)
+        key = dice.randbytes(40)
+        session.device.set_hash_key(key)
         session.device.configure(0, ENGINE_ADDRESS, PREFIX_LENGTH, mac="02:54:53:00:00:01")
         bench = Bench(session, peer, key, dice)
         runs = []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinstack.models.toeplitz import rss_hash
-from twinstack.proto.registers import DISPATCH, HOST_CORE
+from twinstack.proto.registers import HOST_CORE
 from twinstack_host.device import Device, error_for, ipv4_bytes
 from twinstack_host.sockets import Listener, Socket
 
@@ -219,7 +219,8 @@ def demonstrate(kind: str, options: argparse.Namespace) -> str:
             peer = lwip = LwipPeer(PEER_ADDRESS, seed=seed)
             side = LwipSide(lwip)
         session.simulation.attach(0, peer)
-        key = program_key(device, rng)
+        key = rng.randbytes(40)
+        device.set_hash_key(key)
         print(f"hash key: {key.hex()}")
         device.configure(0, ENGINE_ADDRESS, PREFIX_LENGTH, mac="02:54:53:00:00:01")
         print(f"ping: {side.ping(lambda: device.advance(0.001), deadline(session.link, 20))}", flush=True)
@@ -241,14 +242,6 @@ def deadline(link: SimulationLink, seconds: float) -> Callable[[], bool]:
     scale = 1.0 if link.simulation.options.external_tick else 0.002
     end = link.clock() + seconds * scale
     return lambda: link.clock() > end
-
-
-def program_key(device: Device, rng: random.Random) -> bytes:
-    """Give the dispatcher a random Toeplitz key."""
-    key = rng.randbytes(40)
-    for index in range(10):
-        device.registers.write(DISPATCH, "key", int.from_bytes(key[4 * index : 4 * index + 4], "little"), index=index)
-    return key
 
 
 def connect_all(
