@@ -161,7 +161,8 @@ class CoreBus(wiring.Component):
             port = arbiter.requester0 if name == "code" else getattr(self, name)
             m.d.comb += [
                 port.valid.eq(dtarget.ram.valid & signal),
-                port.write.eq(dtarget.ram.write),
+                # A constant for code: synthesis then sees that this side of code memory never writes.
+                port.write.eq(0 if name == "code" else dtarget.ram.write),
                 port.address.eq(dtarget.ram.address),
                 port.data.eq(dtarget.ram.data),
                 port.mask.eq(dtarget.ram.mask),
