@@ -2,12 +2,9 @@
 
 import pytest
 
-from support.rtl import seed
-from system.rig import FAST_OPTIONS, started
 from twinstack.proto.queues import Handle
 from twinstack_host.sockets import Listener, Socket
 from twinstack_sim.streams import HostStream
-from twinstack_sim.wire import WireModel
 
 LISTEN_PORT = 7100
 PEER_PORT = 9100
@@ -145,43 +142,3 @@ def test_handles_name_core_and_change_with_each_use(rig):
             rig.run(10_000)
             connection.close()
     assert len(seen) == 3
-
-
-FAULTS = {
-    "loss": {"loss": 0.03},
-    "reorder": {"reorder": 0.1, "reorder_ns": 60_000},
-    "duplicate": {"duplicate": 0.1},
-    "corrupt": {"corrupt": 0.03},
-    "damage": {"damage": 0.03},
-    "all": {"loss": 0.01, "reorder": 0.02, "duplicate": 0.02, "corrupt": 0.01, "damage": 0.01},
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_data_survives_a_bad_wire(fault):
-    """Firmware time runs a hundred times faster, so that retransmission time-outs pass quickly."""
-    with started() as rig:
-        quiet = WireModel(seed(), delay_ns=1000)
-        rig.add_peer(0, wire=quiet, options=FAST_OPTIONS)
-        size = 6000
-        with Listener(rig.device, LISTEN_PORT, backlog=4) as listener:
-            pairs = []
-            for core in range(2):
-                socket, connection = rig.accept_on(listener, core, LISTEN_PORT)
-                pairs.append((connection, HostStream(socket)))
-            for name, value in FAULTS[fault].items():
-                setattr(quiet, name, value)
-            rig.echo(pairs, size, cycles=6_000_000)
-            for name in FAULTS[fault]:
-                setattr(quiet, name, 0)
-            counters = rig.mac_counters()
-            carried = quiet.counts("to_engine")
-            if fault in ("corrupt", "all"):
-                assert counters["rx_crc_errors"] == carried.corrupted
-            if fault in ("damage", "corrupt", "all"):
-                assert counters["rx_frames"] > 0
-            for connection, stream in pairs:
-                stream.socket.abort()
-                connection.abort()
-        rig.run(20_000)
-        rig.assert_buffers_back()
