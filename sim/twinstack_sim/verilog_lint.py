@@ -27,15 +27,14 @@ EXPORTER_STYLE = (
 
 def main() -> int:
     """Lint the engine with its default configuration; the exit status is Verilator's."""
-    from amaranth.back import verilog
-
     from twinstack.config import EngineConfig
     from twinstack.cpu import verilog_source
-    from twinstack.engine import Engine
+
+    from .engine_model import engine_verilog
 
     folder = BUILD / "lint"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "engine.v").write_text(verilog.convert(Engine(EngineConfig()), name="engine", strip_internal_attrs=True))
+    (folder / "engine.v").write_text(engine_verilog(EngineConfig()))
     name, text = verilog_source()
     (folder / name).write_text(text)
     (folder / "waivers.vlt").write_text(f'`verilator_config\nlint_off -file "*/{name}"\n')
