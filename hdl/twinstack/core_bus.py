@@ -91,7 +91,8 @@ class CoreBus(wiring.Component):
 
     Timing
     ------
-    See :class:`RamTarget`; stores to ``data`` take one cycle. ``code`` is shared word by word between the buses.
+    See :class:`RamTarget`; stores to ``data`` take one cycle, the first access of a burst to the other memories one more.
+    Registers answer two cycles after their page does. ``code`` is shared word by word between the buses.
 
     Raises
     ------
@@ -157,7 +158,12 @@ class CoreBus(wiring.Component):
             bus.stb.eq(self.dbus.stb),
             dtarget.early.eq(select["data"]),
         ]
-        for name, signal in select.items():
+        # Decoding and arbitration take a cycle each, except for data RAM, which nobody else shares.
+        chosen = {name: Signal(name=f"chosen_{name}") for name in select if name != "data"}
+        for name, signal in chosen.items():
+            ends = bus.ack & (bus.cti != wishbone.CycleType.INCR_BURST)
+            m.d.sync += signal.eq(active & select[name] & ~ends)
+        for name, signal in ({"data": select["data"]} | chosen).items():
             port = arbiter.requester0 if name == "code" else getattr(self, name)
             m.d.comb += [
                 port.valid.eq(dtarget.ram.valid & signal),
@@ -168,49 +174,77 @@ class CoreBus(wiring.Component):
                 port.mask.eq(dtarget.ram.mask),
             ]
             with m.If(signal):
-                m.d.comb += [dtarget.ram.ready.eq(port.ready), dtarget.ram.read_data.eq(port.read_data)]
-        m.d.sync += self.bank_access.eq(dtarget.ram.valid & dtarget.ram.ready & (select["rx_bank"] | select["tx_bank"]))
+                m.d.comb += [
+                    dtarget.ram.ready.eq(port.ready),
+                    dtarget.ram.read_data.eq(port.read_data),
+                ]
+        bank_chosen = chosen["rx_bank"] | chosen["tx_bank"]
+        m.d.sync += self.bank_access.eq(dtarget.ram.valid & dtarget.ram.ready & bank_chosen)
 
-        # Register pages.
-        for target, chosen in ((self.csr, select_csr), (self.manager, select_manager)):
+        # Register pages: request and answer go through registers; an access that has begun is finished even where the
+        # CPU, being reset, withdraws it.
+        page_we = Signal()
+        page_address = Signal(PAGE_ADDRESS_WIDTH - 1)
+        page_data = Signal(32)
+        page_sel = Signal(4)
+        to_csr, to_manager = Signal(), Signal()
+        withdrawn = Signal()
+        answered, failed = Signal(), Signal()
+        answer = Signal(32)
+        waited = Signal(range(self.MANAGER_TIMEOUT_CYCLES + 1))
+        expired = Signal()
+        for target, busy in ((self.csr, to_csr), (self.manager, to_manager)):
             m.d.comb += [
-                target.adr.eq(self.dbus.adr[: PAGE_ADDRESS_WIDTH - 1]),
-                target.dat_w.eq(self.dbus.dat_w),
-                target.sel.eq(self.dbus.sel),
-                target.we.eq(self.dbus.we),
-                target.cyc.eq(self.dbus.cyc & chosen),
-                target.stb.eq(self.dbus.stb & chosen),
+                target.adr.eq(page_address),
+                target.dat_w.eq(page_data),
+                target.sel.eq(page_sel),
+                target.we.eq(page_we),
+                target.cyc.eq(busy),
+                target.stb.eq(busy),
+            ]
+        m.d.comb += expired.eq(waited == self.MANAGER_TIMEOUT_CYCLES)
+        m.d.sync += [answered.eq(0), failed.eq(0), waited.eq(0)]
+        with m.If(to_csr | to_manager):
+            m.d.sync += [
+                withdrawn.eq(withdrawn | ~active),
+                waited.eq(Mux(to_manager, waited + 1, 0)),
+            ]
+            source = Mux(to_csr, self.csr.dat_r, self.manager.dat_r)
+            ack = (to_csr & self.csr.ack) | (to_manager & self.manager.ack)
+            err = (to_csr & self.csr.err) | (to_manager & (self.manager.err | expired))
+            with m.If(ack | err):
+                wanted = active & ~withdrawn
+                m.d.sync += [
+                    to_csr.eq(0),
+                    to_manager.eq(0),
+                    waited.eq(0),
+                    answered.eq(ack & wanted),
+                    failed.eq(err & ~ack & wanted),
+                    answer.eq(Mux(ack, source, 0)),
+                ]
+        with m.Elif(active & ~answered & ~failed):
+            m.d.sync += [
+                to_csr.eq(select_csr),
+                to_manager.eq(select_manager),
+                withdrawn.eq(0),
+                page_address.eq(self.dbus.adr),
+                page_data.eq(self.dbus.dat_w),
+                page_sel.eq(self.dbus.sel),
+                page_we.eq(self.dbus.we),
             ]
 
         # What nobody answers.
         nobody = Signal()
         ignored = Signal()
-        waited = Signal(range(self.MANAGER_TIMEOUT_CYCLES + 1))
-        expired = Signal()
-        with m.If(active & select_manager & ~self.manager.ack & ~self.manager.err & ~expired):
-            m.d.sync += waited.eq(waited + 1)
-        with m.Else():
-            m.d.sync += waited.eq(0)
         m.d.sync += [
-            expired.eq(active & (waited == self.MANAGER_TIMEOUT_CYCLES) & ~expired),
             nobody.eq(active & ~Cat(select.values(), select_csr, select_manager).any() & ~nobody),
             ignored.eq(active & write_to_code & ~ignored),
         ]
-
         m.d.comb += [
-            self.dbus.ack.eq(
-                bus.ack | ignored | (self.csr.ack & select_csr) | (self.manager.ack & select_manager & ~expired)
-            ),
-            self.dbus.err.eq(
-                nobody | (select_csr & self.csr.err) | (select_manager & self.manager.err & ~self.manager.ack) | expired
-            ),
+            self.dbus.ack.eq(bus.ack | ignored | answered),
+            self.dbus.err.eq(nobody | failed),
+            self.dbus.dat_r.eq(Mux(answered | failed, answer, bus.dat_r)),
         ]
-        with m.If(select_csr):
-            m.d.comb += self.dbus.dat_r.eq(self.csr.dat_r)
-        with m.Elif(select_manager):
-            m.d.comb += self.dbus.dat_r.eq(Mux(expired, 0, self.manager.dat_r))
-        with m.Else():
-            m.d.comb += self.dbus.dat_r.eq(bus.dat_r)
 
         # Instructions: from code memory only; elsewhere zero, which is no instruction and traps.
         fetch = self._is_in("code", self.ibus.adr)

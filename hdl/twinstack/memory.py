@@ -9,6 +9,8 @@ writes reads nothing useful in that cycle.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
 from amaranth import *
 from amaranth.lib import memory, wiring
@@ -103,32 +105,26 @@ class RamArbiter(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         count = len(self.requesters)
-        grant = Signal(range(count))
-        previous = Signal(range(count))
-        with m.Switch(previous):
-            for last in range(count):
-                with m.Case(last):
-                    # The one served last comes last; assignments further down win.
-                    for step in reversed(range(1, count + 1)):
-                        candidate = (last + step) % count
-                        with m.If(self.requesters[candidate].valid):
-                            m.d.comb += grant.eq(candidate)
-        if self._priority:
-            with m.If(self.requesters[0].valid):
-                m.d.comb += grant.eq(0)
+        valid = [requester.valid for requester in self.requesters]
+        # One bit for each requester in place of a number: valid is on the longest paths, which end at the RAM.
+        previous = Signal(count, init=1)  # who was served last
+        grant = Signal(count)
+        for index in range(count):
+            # Those who go before it: all between the one served last, who comes last, and it.
+            before = [
+                previous[last] & valid[(last + step) % count]
+                for last in range(count)
+                for step in range(1, (index - last - 1) % count + 1)
+            ]
+            if self._priority:
+                before = [valid[0], *before] if index else []
+            m.d.comb += grant[index].eq(valid[index] & ~Cat(before).any())
         with m.If(self.ram.valid & self.ram.ready):
             m.d.sync += previous.eq(grant)
-        with m.Switch(grant):
-            for index, requester in enumerate(self.requesters):
-                with m.Case(index):
-                    m.d.comb += [
-                        self.ram.valid.eq(requester.valid),
-                        self.ram.write.eq(requester.write),
-                        self.ram.address.eq(requester.address),
-                        self.ram.data.eq(requester.data),
-                        self.ram.mask.eq(requester.mask),
-                        requester.ready.eq(self.ram.ready),
-                    ]
-        for requester in self.requesters:
-            m.d.comb += requester.read_data.eq(self.ram.read_data)
+        m.d.comb += self.ram.valid.eq(Cat(valid).any())
+        for name in ("write", "address", "data", "mask"):
+            chosen = (Mux(bit, getattr(r, name), 0) for bit, r in zip(grant, self.requesters, strict=True))
+            m.d.comb += getattr(self.ram, name).eq(reduce(or_, chosen))
+        for bit, requester in zip(grant, self.requesters, strict=True):
+            m.d.comb += [requester.ready.eq(bit & self.ram.ready), requester.read_data.eq(self.ram.read_data)]
         return m
