@@ -1,16 +1,18 @@
 // The Verilated engine behind a C ABI: clocks, GMII pins, host memory, host CSR target, tick and interrupt.
 //
-// Time is event driven, in femtoseconds. Each clock has its own period and phase; only rising edges are events. A
-// clock falls together with the next event (of any clock), or just before its own next rise: nothing in the design is
-// sensitive to a falling edge, so the only thing this changes is the number of evaluations.
+// Time is event driven, in femtoseconds. Each clock has its own period and phase; only rising edges are
+// events. A clock falls together with the next event (of any clock), or just before its own next rise:
+// nothing in the design is sensitive to a falling edge, so the only thing this changes is the number of
+// evaluations.
 //
-// Inputs of a clock domain change right after that domain's rising edge was evaluated. A call returns right after a
-// rising edge of `sync`, so every access from outside starts at the same point of a cycle.
+// Inputs of a clock domain change right after that domain's rising edge was evaluated. A call returns right
+// after a rising edge of `sync`, so every access from outside starts at the same point of a cycle.
 //
-// The model computes anew what depends on its inputs at every evaluation, changed or not, and that is most of the
-// engine. So the inputs stand behind registers (build.py), loaded on both edges of an `apply` signal: that of the
-// clocks' group changes only when one of its inputs did. It changes with the next event of another clock where there is
-// one before the next edge that looks at the inputs, and in an evaluation of its own otherwise.
+// The model computes anew what depends on its inputs at every evaluation, changed or not, and that is most of
+// the engine. So the inputs stand behind registers (build.py), loaded on both edges of an `apply` signal:
+// that of the clocks' group changes only when one of its inputs did. It changes with the next event of
+// another clock where there is one before the next edge that looks at the inputs, and in an evaluation of its
+// own otherwise.
 
 #include "Vengine.h"
 #include "verilated.h"
@@ -30,68 +32,93 @@
 
 #define TS_API extern "C" __attribute__((visibility("default")))
 
-namespace {
+namespace
+{
 
 constexpr uint32_t kAbi = 2;
 constexpr int kMaxPorts = 4;
-constexpr int kClocks = 1 + 2 * TS_PORTS;  // sync, then rx and tx of each port
-constexpr int kGroups = 1 + TS_PORTS;       // of inputs: sync and all resets, then receive pins of each port
+constexpr int kClocks = 1 + 2 * TS_PORTS; // sync, then rx and tx of each port
+constexpr int kGroups = 1 + TS_PORTS;     // of inputs: sync and all resets, then receive pins of each port
 constexpr double kFemtoseconds = 1e15;
-constexpr int kResetCycles = 32;        // of sync; longer than any other clock's synchroniser needs
-constexpr int kPreambleBytes = 7;       // IEEE 802.3 clause 3.2.1
+constexpr int kResetCycles = 32;  // of sync; longer than any other clock's synchroniser needs
+constexpr int kPreambleBytes = 7; // IEEE 802.3 clause 3.2.1
 constexpr uint8_t kPreamble = 0x55;
-constexpr uint8_t kSfd = 0xd5;          // clause 3.2.2
-constexpr int kInterFrameBytes = 12;    // clause 4.4.2: 96 bit times
-constexpr size_t kMinFrameBytes = 64;   // clause 4.4.2, FCS included
+constexpr uint8_t kSfd = 0xd5;        // clause 3.2.2
+constexpr int kInterFrameBytes = 12;  // clause 4.4.2: 96 bit times
+constexpr size_t kMinFrameBytes = 64; // clause 4.4.2, FCS included
 constexpr size_t kMaxCapturedBytes = 16384;
-constexpr uint32_t kIdleData = 0x5a5a5a5a;  // on dat_r without ack: nobody may look at it
+constexpr uint32_t kIdleData = 0x5a5a5a5a; // on dat_r without ack: nobody may look at it
 
 enum PushFlags : uint32_t { kPushBadFcs = 1, kPushRxEr = 2, kPushRaw = 4 };
-enum FrameFlags : uint32_t { kBadFcs = 1, kTxEr = 2, kBadPreamble = 4, kShortGap = 8, kRunt = 16, kTruncated = 32 };
+enum FrameFlags : uint32_t {
+    kBadFcs = 1,
+    kTxEr = 2,
+    kBadPreamble = 4,
+    kShortGap = 8,
+    kRunt = 16,
+    kTruncated = 32
+};
 enum Stops : uint32_t { kStopFrame = 1, kStopIrq = 2 };
-enum Reasons : int { kReasonCycles = 0, kReasonFrame = 1, kReasonIrq = 2, kReasonFault = 3, kReasonFinish = 4 };
+enum Reasons : int {
+    kReasonCycles = 0,
+    kReasonFrame = 1,
+    kReasonIrq = 2,
+    kReasonFault = 3,
+    kReasonFinish = 4
+};
 enum CsrResults : int { kCsrOk = 0, kCsrErr = 1, kCsrTimeout = 2 };
 
 // CRC-32 of IEEE 802.3 clause 3.2.9, reflected.
 struct Crc32Table {
     uint32_t entry[256];
-    constexpr Crc32Table() : entry{} {
+    constexpr Crc32Table() : entry{}
+    {
         for (uint32_t n = 0; n < 256; ++n) {
             uint32_t c = n;
-            for (int k = 0; k < 8; ++k) c = (c & 1) ? 0xedb88320u ^ (c >> 1) : c >> 1;
+            for (int k = 0; k < 8; ++k)
+                c = (c & 1) ? 0xedb88320u ^ (c >> 1) : c >> 1;
             entry[n] = c;
         }
     }
 };
 constexpr Crc32Table kCrc32;
 
-uint32_t crc32(const uint8_t* bytes, size_t length) {
+uint32_t crc32(const uint8_t *bytes, size_t length)
+{
     uint32_t c = 0xffffffffu;
-    for (size_t n = 0; n < length; ++n) c = kCrc32.entry[(c ^ bytes[n]) & 0xff] ^ (c >> 8);
+    for (size_t n = 0; n < length; ++n)
+        c = kCrc32.entry[(c ^ bytes[n]) & 0xff] ^ (c >> 8);
     return c ^ 0xffffffffu;
 }
 
-struct Random {  // xorshift64*
+struct Random { // xorshift64*
     uint64_t state;
-    uint64_t next() {
+    uint64_t next()
+    {
         state ^= state >> 12;
         state ^= state << 25;
         state ^= state >> 27;
         return state * 0x2545f4914f6cdd1dull;
     }
-    uint32_t below(uint32_t limit) { return static_cast<uint32_t>((next() >> 32) * uint64_t(limit) >> 32); }
-    double unit() { return double(next() >> 11) / 9007199254740992.0; }
+    uint32_t below(uint32_t limit)
+    {
+        return static_cast<uint32_t>((next() >> 32) * uint64_t(limit) >> 32);
+    }
+    double unit()
+    {
+        return double(next() >> 11) / 9007199254740992.0;
+    }
 };
 
 struct RxFrame {
-    std::vector<uint8_t> bytes;  // as on the pins: preamble to FCS
-    size_t error_at;             // byte with RX_ER, or SIZE_MAX
+    std::vector<uint8_t> bytes; // as on the pins: preamble to FCS
+    size_t error_at;            // byte with RX_ER, or SIZE_MAX
 };
 
 struct TxFrame {
     int port;
     uint32_t flags;
-    uint64_t time_fs;  // end of its last byte
+    uint64_t time_fs; // end of its last byte
     std::vector<uint8_t> bytes;
 };
 
@@ -101,20 +128,20 @@ struct Gmii {
     std::deque<RxFrame> queue;
     size_t queued_bytes = 0;
     size_t position = 0;
-    int gap = 0;  // bytes of the inter-frame gap still to go
+    int gap = 0; // bytes of the inter-frame gap still to go
     std::vector<uint8_t> capture;
     uint32_t capture_flags = 0;
     bool was_sending = false;
-    uint64_t idle = kInterFrameBytes;  // TX bytes since the last frame
+    uint64_t idle = kInterFrameBytes; // TX bytes since the last frame
 };
 
 struct HostBus {
-    const char* name;
+    const char *name;
     CData *cyc, *stb, *we, *sel, *cti, *ack, *err;
     IData *adr, *dat_w, *dat_r;
-    bool pending = false;   // a request is waiting
-    bool answered = false;  // ack or err is high in this cycle
-    bool in_burst = false;  // the last answer promised a further word at burst_adr
+    bool pending = false;  // a request is waiting
+    bool answered = false; // ack or err is high in this cycle
+    bool in_burst = false; // the last answer promised a further word at burst_adr
     uint32_t burst_adr = 0;
     uint32_t wait = 0;
     uint32_t saved_adr = 0, saved_dat = 0;
@@ -122,7 +149,7 @@ struct HostBus {
     uint64_t reads = 0, writes = 0, errors = 0;
 };
 
-}  // namespace
+} // namespace
 
 struct ts_config {
     uint64_t sync_hz;
@@ -131,10 +158,10 @@ struct ts_config {
     double rx_ppm[kMaxPorts];
     double tx_ppm[kMaxPorts];
     uint64_t seed;
-    uint8_t* memory;  // the caller's, base address 0
+    uint8_t *memory; // the caller's, base address 0
     uint64_t memory_bytes;
-    uint32_t max_wait;       // wait cycles of a host memory access, 0..max_wait
-    uint32_t external_tick;  // 1: only ts_tick() makes ticks
+    uint32_t max_wait;      // wait cycles of a host memory access, 0..max_wait
+    uint32_t external_tick; // 1: only ts_tick() makes ticks
 };
 
 struct ts_model {
@@ -142,10 +169,10 @@ struct ts_model {
     VerilatedContext context;
     std::unique_ptr<Vengine> top;
     Random random;
-    CData* clock[kClocks];
+    CData *clock[kClocks];
     uint64_t period[kClocks];
     uint64_t next[kClocks];
-    CData* apply[kGroups];
+    CData *apply[kGroups];
     bool changed[kGroups] = {};
     uint64_t now = 0;
     uint64_t cycles = 0;
@@ -163,10 +190,13 @@ struct ts_model {
     uint64_t faults = 0;
     std::string fault;
 
-    explicit ts_model(const ts_config& given) : config(given) {
+    explicit ts_model(const ts_config &given) : config(given)
+    {
         random.state = given.seed * 0x9e3779b97f4a7c15ull + 0x1234567887654321ull;
-        if (random.state == 0) random.state = 1;
-        for (int n = 0; n < 8; ++n) random.next();
+        if (random.state == 0)
+            random.state = 1;
+        for (int n = 0; n < 8; ++n)
+            random.next();
         top = std::make_unique<Vengine>(&context, "engine");
         bind();
         set_clock(0, config.sync_hz, config.sync_ppm);
@@ -176,7 +206,8 @@ struct ts_model {
         }
         tick_cycles = config.sync_hz / 1000;
         tick_left = tick_cycles;
-        for (int n = 0; n < kClocks; ++n) *clock[n] = 0;
+        for (int n = 0; n < kClocks; ++n)
+            *clock[n] = 0;
         top->eval();
         set_resets(1);
         evaluate();
@@ -186,15 +217,21 @@ struct ts_model {
         cycles = 0;
     }
 
-    ~ts_model() { top->final(); }
+    ~ts_model()
+    {
+        top->final();
+    }
 
-    void set_clock(int index, uint64_t hz, double ppm) {
-        period[index] = static_cast<uint64_t>(std::llround(kFemtoseconds / (double(hz) * (1.0 + ppm * 1e-6))));
+    void set_clock(int index, uint64_t hz, double ppm)
+    {
+        period[index] =
+            static_cast<uint64_t>(std::llround(kFemtoseconds / (double(hz) * (1.0 + ppm * 1e-6))));
         next[index] = now + 1 + static_cast<uint64_t>(random.unit() * double(period[index]));
     }
 
     // Evaluates, with the changed inputs taken over.
-    void evaluate() {
+    void evaluate()
+    {
         for (int n = 0; n < kGroups; ++n) {
             *apply[n] ^= changed[n];
             changed[n] = false;
@@ -202,18 +239,19 @@ struct ts_model {
         top->eval();
     }
 
-    void bind() {
+    void bind()
+    {
         clock[0] = &top->clk;
         apply[0] = &top->apply;
-#define TS_BIND_PORT(n)                                                            \
-    apply[1 + n] = &top->apply##n;                                                 \
-    clock[1 + 2 * n] = &top->rx##n##_clk;                                          \
-    clock[2 + 2 * n] = &top->tx##n##_clk;                                          \
-    port[n].rxd = &top->port##n##___05Frxd;                                        \
-    port[n].rx_dv = &top->port##n##___05Frx_dv;                                    \
-    port[n].rx_er = &top->port##n##___05Frx_er;                                    \
-    port[n].txd = &top->port##n##___05Ftxd;                                        \
-    port[n].tx_en = &top->port##n##___05Ftx_en;                                    \
+#define TS_BIND_PORT(n)                                                                                      \
+    apply[1 + n] = &top->apply##n;                                                                           \
+    clock[1 + 2 * n] = &top->rx##n##_clk;                                                                    \
+    clock[2 + 2 * n] = &top->tx##n##_clk;                                                                    \
+    port[n].rxd = &top->port##n##___05Frxd;                                                                  \
+    port[n].rx_dv = &top->port##n##___05Frx_dv;                                                              \
+    port[n].rx_er = &top->port##n##___05Frx_er;                                                              \
+    port[n].txd = &top->port##n##___05Ftxd;                                                                  \
+    port[n].tx_en = &top->port##n##___05Ftx_en;                                                              \
     port[n].tx_er = &top->port##n##___05Ftx_er;
         TS_BIND_PORT(0)
 #if TS_PORTS > 1
@@ -225,23 +263,24 @@ struct ts_model {
 #if TS_PORTS > 3
         TS_BIND_PORT(3)
 #endif
-#define TS_BIND_BUS(index, prefix)                                                 \
-    bus[index].name = #prefix;                                                     \
-    bus[index].cyc = &top->prefix##___05Fcyc;                                      \
-    bus[index].stb = &top->prefix##___05Fstb;                                      \
-    bus[index].we = &top->prefix##___05Fwe;                                        \
-    bus[index].sel = &top->prefix##___05Fsel;                                      \
-    bus[index].cti = &top->prefix##___05Fcti;                                      \
-    bus[index].adr = &top->prefix##___05Fadr;                                      \
-    bus[index].dat_w = &top->prefix##___05Fdat_w;                                  \
-    bus[index].dat_r = &top->prefix##___05Fdat_r;                                  \
-    bus[index].ack = &top->prefix##___05Fack;                                      \
+#define TS_BIND_BUS(index, prefix)                                                                           \
+    bus[index].name = #prefix;                                                                               \
+    bus[index].cyc = &top->prefix##___05Fcyc;                                                                \
+    bus[index].stb = &top->prefix##___05Fstb;                                                                \
+    bus[index].we = &top->prefix##___05Fwe;                                                                  \
+    bus[index].sel = &top->prefix##___05Fsel;                                                                \
+    bus[index].cti = &top->prefix##___05Fcti;                                                                \
+    bus[index].adr = &top->prefix##___05Fadr;                                                                \
+    bus[index].dat_w = &top->prefix##___05Fdat_w;                                                            \
+    bus[index].dat_r = &top->prefix##___05Fdat_r;                                                            \
+    bus[index].ack = &top->prefix##___05Fack;                                                                \
     bus[index].err = &top->prefix##___05Ferr;
         TS_BIND_BUS(0, host_read)
         TS_BIND_BUS(1, host_write)
     }
 
-    void set_resets(uint8_t level) {
+    void set_resets(uint8_t level)
+    {
         changed[0] = true;
         top->rst = level;
         top->rx0_rst = level;
@@ -260,25 +299,29 @@ struct ts_model {
 #endif
     }
 
-    void report(const char* who, const char* what) {
+    void report(const char *who, const char *what)
+    {
         if (faults++ == 0) {
             char line[160];
-            std::snprintf(line, sizeof line, "cycle %llu, %s: %s", static_cast<unsigned long long>(cycles), who, what);
+            std::snprintf(line, sizeof line, "cycle %llu, %s: %s", static_cast<unsigned long long>(cycles),
+                          who, what);
             fault = line;
         }
     }
 
     // ---- GMII ----
 
-    void drive_rx(int index) {
-        Gmii& pins = port[index];
+    void drive_rx(int index)
+    {
+        Gmii &pins = port[index];
         if (pins.gap > 0) {
             --pins.gap;
             return;
         }
-        if (pins.queue.empty()) return;
+        if (pins.queue.empty())
+            return;
         changed[1 + index] = true;
-        RxFrame& frame = pins.queue.front();
+        RxFrame &frame = pins.queue.front();
         if (pins.position < frame.bytes.size()) {
             *pins.rxd = frame.bytes[pins.position];
             *pins.rx_dv = 1;
@@ -291,19 +334,21 @@ struct ts_model {
         *pins.rx_er = 0;
         pins.queued_bytes -= frame.bytes.size();
         pins.position = 0;
-        pins.gap = kInterFrameBytes - 1;  // this byte is the gap's first
+        pins.gap = kInterFrameBytes - 1; // this byte is the gap's first
         pins.queue.pop_front();
     }
 
-    void sample_tx(int index) {
-        Gmii& pins = port[index];
+    void sample_tx(int index)
+    {
+        Gmii &pins = port[index];
         if (*pins.tx_en) {
             if (!pins.was_sending) {
                 pins.was_sending = true;
                 pins.capture.clear();
                 pins.capture_flags = pins.idle < uint64_t(kInterFrameBytes) ? kShortGap : 0;
             }
-            if (*pins.tx_er) pins.capture_flags |= kTxEr;
+            if (*pins.tx_er)
+                pins.capture_flags |= kTxEr;
             if (pins.capture.size() < kMaxCapturedBytes) {
                 pins.capture.push_back(*pins.txd);
             } else {
@@ -319,21 +364,25 @@ struct ts_model {
         pins.idle = 1;
         TxFrame frame{index, pins.capture_flags, now, {}};
         size_t start = 0;
-        while (start < pins.capture.size() && pins.capture[start] == kPreamble) ++start;
+        while (start < pins.capture.size() && pins.capture[start] == kPreamble)
+            ++start;
         if (start != kPreambleBytes || start == pins.capture.size() || pins.capture[start] != kSfd) {
             frame.flags |= kBadPreamble;
         }
-        if (start < pins.capture.size() && pins.capture[start] == kSfd) ++start;
+        if (start < pins.capture.size() && pins.capture[start] == kSfd)
+            ++start;
         const size_t length = pins.capture.size() - start;
-        if (length < kMinFrameBytes) frame.flags |= kRunt;
+        if (length < kMinFrameBytes)
+            frame.flags |= kRunt;
         const size_t body = length < 4 ? 0 : length - 4;
-        const uint8_t* bytes = pins.capture.data() + start;
+        const uint8_t *bytes = pins.capture.data() + start;
         if (length < 4) {
             frame.flags |= kBadFcs;
         } else {
             const uint32_t fcs = uint32_t(bytes[body]) | uint32_t(bytes[body + 1]) << 8 |
                                  uint32_t(bytes[body + 2]) << 16 | uint32_t(bytes[body + 3]) << 24;
-            if (fcs != crc32(bytes, body)) frame.flags |= kBadFcs;
+            if (fcs != crc32(bytes, body))
+                frame.flags |= kBadFcs;
         }
         frame.bytes.assign(bytes, bytes + body);
         if (!in_reset) {
@@ -344,7 +393,8 @@ struct ts_model {
 
     // ---- host memory ----
 
-    void answer_request(HostBus& b) {
+    void answer_request(HostBus &b)
+    {
         changed[0] = true;
         const uint64_t address = uint64_t(*b.adr) * 4;
         b.answered = true;
@@ -355,10 +405,11 @@ struct ts_model {
             ++b.errors;
             return;
         }
-        uint8_t* place = config.memory + address;
+        uint8_t *place = config.memory + address;
         if (*b.we) {
             for (int n = 0; n < 4; ++n) {
-                if (*b.sel >> n & 1) place[n] = uint8_t(*b.dat_w >> (8 * n));
+                if (*b.sel >> n & 1)
+                    place[n] = uint8_t(*b.dat_w >> (8 * n));
             }
             ++b.writes;
         } else {
@@ -367,22 +418,27 @@ struct ts_model {
             ++b.reads;
         }
         *b.ack = 1;
-        if (*b.cti == 2) {  // Wishbone B4 clause 4.3: incrementing burst, so the next address is known
+        if (*b.cti == 2) { // Wishbone B4 clause 4.3: incrementing burst, so the next address is known
             b.in_burst = true;
             b.burst_adr = (*b.adr + 1) & 0x3fffffff;
         }
     }
 
-    void serve(HostBus& b) {
-        if (in_reset) return;
-        if (!*b.cyc) b.in_burst = false;
+    void serve(HostBus &b)
+    {
+        if (in_reset)
+            return;
+        if (!*b.cyc)
+            b.in_burst = false;
         if (!*b.cyc || !*b.stb) {
-            if (b.pending) report(b.name, "request withdrawn before ack or err");
+            if (b.pending)
+                report(b.name, "request withdrawn before ack or err");
             b.pending = false;
             return;
         }
         if (!b.pending) {
-            if (b.in_burst && *b.adr != b.burst_adr) report(b.name, "burst address does not ascend");
+            if (b.in_burst && *b.adr != b.burst_adr)
+                report(b.name, "burst address does not ascend");
             b.pending = true;
             b.wait = config.max_wait ? random.below(config.max_wait + 1) : 0;
             b.saved_adr = *b.adr;
@@ -400,11 +456,13 @@ struct ts_model {
         }
     }
 
-    void serve_host_memory() {
+    void serve_host_memory()
+    {
         // Requests must be looked at without the last answer, in case they depend on it.
         bool settle = false;
-        for (HostBus& b : bus) {
-            if (!b.answered) continue;
+        for (HostBus &b : bus) {
+            if (!b.answered)
+                continue;
             *b.ack = 0;
             *b.err = 0;
             *b.dat_r = kIdleData;
@@ -415,13 +473,16 @@ struct ts_model {
             changed[0] = true;
             evaluate();
         }
-        for (HostBus& b : bus) serve(b);
+        for (HostBus &b : bus)
+            serve(b);
     }
 
     // ---- sync domain ----
 
-    void before_sync_edge() {
-        if (!csr_active) return;
+    void before_sync_edge()
+    {
+        if (!csr_active)
+            return;
         if (top->host_csr___05Fack || top->host_csr___05Ferr) {
             csr_result = top->host_csr___05Fack ? kCsrOk : kCsrErr;
             csr_data = top->host_csr___05Fdat_r;
@@ -429,7 +490,8 @@ struct ts_model {
         }
     }
 
-    void end_csr() {
+    void end_csr()
+    {
         changed[0] = true;
         top->host_csr___05Fcyc = 0;
         top->host_csr___05Fstb = 0;
@@ -437,9 +499,11 @@ struct ts_model {
         csr_active = false;
     }
 
-    void after_sync_edge() {
+    void after_sync_edge()
+    {
         ++cycles;
-        if (csr_active && csr_done) end_csr();
+        if (csr_active && csr_done)
+            end_csr();
         serve_host_memory();
         if (top->tick) {
             top->tick = 0;
@@ -454,16 +518,19 @@ struct ts_model {
             ++ticks_pending;
         }
         const bool level = top->irq != 0;
-        if (level && !irq) saw_irq = true;
+        if (level && !irq)
+            saw_irq = true;
         irq = level;
     }
 
     // Runs up to and including the next rising edge of sync.
-    void step() {
+    void step()
+    {
         for (;;) {
             int index = 0;
             for (int n = 1; n < kClocks; ++n) {
-                if (next[n] < next[index]) index = n;
+                if (next[n] < next[index])
+                    index = n;
             }
             now = next[index];
             next[index] += period[index];
@@ -472,8 +539,10 @@ struct ts_model {
                 *clock[index] = 0;
                 evaluate();
             }
-            if (index == 0) before_sync_edge();
-            for (int n = 0; n < kClocks; ++n) *clock[n] = 0;
+            if (index == 0)
+                before_sync_edge();
+            for (int n = 0; n < kClocks; ++n)
+                *clock[n] = 0;
             *clock[index] = 1;
             evaluate();
             if (index == 0) {
@@ -488,15 +557,20 @@ struct ts_model {
         }
     }
 
-    int advance(uint64_t count, uint32_t stops) {
+    int advance(uint64_t count, uint32_t stops)
+    {
         saw_frame = false;
         saw_irq = false;
         for (uint64_t n = 0; n < count; ++n) {
             step();
-            if (faults) return kReasonFault;
-            if (saw_frame && (stops & kStopFrame)) return kReasonFrame;
-            if (saw_irq && (stops & kStopIrq)) return kReasonIrq;
-            if (context.gotFinish()) return kReasonFinish;
+            if (faults)
+                return kReasonFault;
+            if (saw_frame && (stops & kStopFrame))
+                return kReasonFrame;
+            if (saw_irq && (stops & kStopIrq))
+                return kReasonIrq;
+            if (context.gotFinish())
+                return kReasonFinish;
         }
         return kReasonCycles;
     }
@@ -504,11 +578,18 @@ struct ts_model {
 
 // ---- C ABI ----
 
-TS_API uint32_t ts_abi() { return kAbi; }
+TS_API uint32_t ts_abi()
+{
+    return kAbi;
+}
 
-TS_API uint32_t ts_ports() { return TS_PORTS; }
+TS_API uint32_t ts_ports()
+{
+    return TS_PORTS;
+}
 
-TS_API ts_model* ts_create(const ts_config* config) {
+TS_API ts_model *ts_create(const ts_config *config)
+{
     try {
         return new ts_model(*config);
     } catch (...) {
@@ -516,21 +597,37 @@ TS_API ts_model* ts_create(const ts_config* config) {
     }
 }
 
-TS_API void ts_destroy(ts_model* model) { delete model; }
+TS_API void ts_destroy(ts_model *model)
+{
+    delete model;
+}
 
 // Runs `cycles` cycles of sync, or fewer when a stop condition in `stops` occurs. Returns the reason.
-TS_API int ts_run(ts_model* model, uint64_t cycles, uint32_t stops) { return model->advance(cycles, stops); }
+TS_API int ts_run(ts_model *model, uint64_t cycles, uint32_t stops)
+{
+    return model->advance(cycles, stops);
+}
 
-TS_API uint64_t ts_cycles(const ts_model* model) { return model->cycles; }
+TS_API uint64_t ts_cycles(const ts_model *model)
+{
+    return model->cycles;
+}
 
-TS_API uint64_t ts_time_ns(const ts_model* model) { return model->now / 1000000u; }
+TS_API uint64_t ts_time_ns(const ts_model *model)
+{
+    return model->now / 1000000u;
+}
 
-TS_API int ts_irq(const ts_model* model) { return model->irq; }
+TS_API int ts_irq(const ts_model *model)
+{
+    return model->irq;
+}
 
 // One access to the host's CSR target; `sel` are byte enables. Returns 0, 1 for a bus error, 2 for no answer.
-TS_API int ts_csr(ts_model* model, int write, uint32_t byte_address, uint32_t sel, uint32_t data, uint64_t max_cycles,
-                  uint32_t* result) {
-    Vengine& top = *model->top;
+TS_API int ts_csr(ts_model *model, int write, uint32_t byte_address, uint32_t sel, uint32_t data,
+                  uint64_t max_cycles, uint32_t *result)
+{
+    Vengine &top = *model->top;
     top.host_csr___05Fadr = (byte_address >> 2) & 0x1fff;
     top.host_csr___05Fwe = write != 0;
     top.host_csr___05Fsel = sel & 0xf;
@@ -541,7 +638,8 @@ TS_API int ts_csr(ts_model* model, int write, uint32_t byte_address, uint32_t se
     model->changed[0] = true;
     model->csr_active = true;
     model->csr_done = false;
-    for (uint64_t n = 0; n < max_cycles && !model->csr_done; ++n) model->step();
+    for (uint64_t n = 0; n < max_cycles && !model->csr_done; ++n)
+        model->step();
     if (!model->csr_done) {
         model->end_csr();
         return kCsrTimeout;
@@ -551,19 +649,26 @@ TS_API int ts_csr(ts_model* model, int write, uint32_t byte_address, uint32_t se
 }
 
 // Changes the frequency of both clocks of a port. Returns 0, or -1 for a wrong port or frequency.
-TS_API int ts_port_hz(ts_model* model, int port, uint64_t hz) {
-    if (port < 0 || port >= TS_PORTS || hz == 0) return -1;
+TS_API int ts_port_hz(ts_model *model, int port, uint64_t hz)
+{
+    if (port < 0 || port >= TS_PORTS || hz == 0)
+        return -1;
     model->set_clock(1 + 2 * port, hz, model->config.rx_ppm[port]);
     model->set_clock(2 + 2 * port, hz, model->config.tx_ppm[port]);
     return 0;
 }
 
 // Makes one pulse on `tick`; pulses that come faster than the clock allows are kept.
-TS_API void ts_tick(ts_model* model) { ++model->ticks_pending; }
+TS_API void ts_tick(ts_model *model)
+{
+    ++model->ticks_pending;
+}
 
 // Queues a frame for the receive pins. Returns 0, or -1 for a wrong port or an empty frame.
-TS_API int ts_frame_push(ts_model* model, int port, const uint8_t* bytes, uint64_t length, uint32_t flags) {
-    if (port < 0 || port >= TS_PORTS || length == 0) return -1;
+TS_API int ts_frame_push(ts_model *model, int port, const uint8_t *bytes, uint64_t length, uint32_t flags)
+{
+    if (port < 0 || port >= TS_PORTS || length == 0)
+        return -1;
     RxFrame frame;
     frame.error_at = SIZE_MAX;
     if (flags & kPushRaw) {
@@ -574,24 +679,29 @@ TS_API int ts_frame_push(ts_model* model, int port, const uint8_t* bytes, uint64
         frame.bytes.push_back(kSfd);
         frame.bytes.insert(frame.bytes.end(), bytes, bytes + length);
         const uint32_t fcs = crc32(bytes, length) ^ ((flags & kPushBadFcs) ? 0x01000000u : 0u);
-        for (int n = 0; n < 4; ++n) frame.bytes.push_back(uint8_t(fcs >> (8 * n)));
+        for (int n = 0; n < 4; ++n)
+            frame.bytes.push_back(uint8_t(fcs >> (8 * n)));
     }
-    if (flags & kPushRxEr) frame.error_at = frame.bytes.size() / 2;
+    if (flags & kPushRxEr)
+        frame.error_at = frame.bytes.size() / 2;
     model->port[port].queued_bytes += frame.bytes.size();
     model->port[port].queue.push_back(std::move(frame));
     return 0;
 }
 
 // Bytes queued for the receive pins of a port, the frame under way included.
-TS_API uint64_t ts_frame_backlog(const ts_model* model, int port) {
+TS_API uint64_t ts_frame_backlog(const ts_model *model, int port)
+{
     return port < 0 || port >= TS_PORTS ? 0 : model->port[port].queued_bytes;
 }
 
 // Takes the oldest transmitted frame, without preamble and FCS. Returns its length, or -1 when there is none.
-TS_API int64_t ts_frame_pop(ts_model* model, uint8_t* bytes, uint64_t capacity, int* port, uint32_t* flags,
-                            uint64_t* time_ns) {
-    if (model->transmitted.empty()) return -1;
-    const TxFrame& frame = model->transmitted.front();
+TS_API int64_t ts_frame_pop(ts_model *model, uint8_t *bytes, uint64_t capacity, int *port, uint32_t *flags,
+                            uint64_t *time_ns)
+{
+    if (model->transmitted.empty())
+        return -1;
+    const TxFrame &frame = model->transmitted.front();
     const uint64_t length = frame.bytes.size() < capacity ? frame.bytes.size() : capacity;
     std::memcpy(bytes, frame.bytes.data(), length);
     *port = frame.port;
@@ -602,15 +712,17 @@ TS_API int64_t ts_frame_pop(ts_model* model, uint8_t* bytes, uint64_t capacity, 
 }
 
 // Host memory words read, written, and accesses answered with err; bus 0 is host_read, 1 is host_write.
-TS_API void ts_bus_counts(const ts_model* model, int bus, uint64_t* reads, uint64_t* writes, uint64_t* errors) {
-    const HostBus& b = model->bus[bus & 1];
+TS_API void ts_bus_counts(const ts_model *model, int bus, uint64_t *reads, uint64_t *writes, uint64_t *errors)
+{
+    const HostBus &b = model->bus[bus & 1];
     *reads = b.reads;
     *writes = b.writes;
     *errors = b.errors;
 }
 
 // Violations of the bus protocol by the engine; the text tells the first. Clears them.
-TS_API uint64_t ts_faults(ts_model* model, char* text, uint64_t capacity) {
+TS_API uint64_t ts_faults(ts_model *model, char *text, uint64_t capacity)
+{
     const uint64_t count = model->faults;
     if (count && capacity) {
         std::snprintf(text, capacity, "%s", model->fault.c_str());
