@@ -45,10 +45,11 @@
 #define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
 #define RX_RESERVE           (RX_BUFFERS / 2u)  /* below this the quota is enforced */
 #define RX_CONTROL_RESERVE                                                                                   \
-    (RX_BUFFERS < 12u ? RX_BUFFERS / 4u : 3u) /* RX buffers that no window promises                          \
+    (RX_BUFFERS < 12u ? RX_BUFFERS / 4u                                                                      \
+                      : 3u)              /* RX buffers that no window promises                          \
                                                */
-#define RX_ACK_RESERVE (RX_BUFFERS / 4u)      /* likewise, for acknowledgements */
-#define TX_IN_FLIGHT   8u                     /* TX buffers in TCP beyond which a socket gets only one */
+#define RX_ACK_RESERVE (RX_BUFFERS / 4u) /* likewise, for acknowledgements */
+#define TX_IN_FLIGHT   8u                /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */

@@ -24,12 +24,12 @@
 #include "lwip/udp.h"
 #include "netif/ethernet.h"
 
-#define PEER_API __attribute__((visibility("default")))
-#define PEER_ABI 1
-#define MAX_SOCKETS 1024
-#define PING_ID 0x7473
+#define PEER_API       __attribute__((visibility("default")))
+#define PEER_ABI       1
+#define MAX_SOCKETS    1024
+#define PING_ID        0x7473
 #define PING_MAX_BYTES 8000
-#define ADDRESS_BYTES 48
+#define ADDRESS_BYTES  48
 
 enum event_type { EVENT_CONNECTED = 1, EVENT_ACCEPTED, EVENT_FIN, EVENT_CLOSED, EVENT_ERROR, EVENT_PING };
 
@@ -82,42 +82,54 @@ static struct socket sockets[MAX_SOCKETS];
 static struct raw_pcb *ping4, *ping6;
 static uint32_t frames_in, frames_out;
 
-u32_t sys_now(void) { return (u32_t)(now_ns / 1000000u); }
+u32_t sys_now(void)
+{
+    return (u32_t)(now_ns / 1000000u);
+}
 
-uint32_t peer_random(void) { /* splitmix64 */
+uint32_t peer_random(void)
+{ /* splitmix64 */
     uint64_t z = (random_state += 0x9e3779b97f4a7c15u);
     z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
     z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
     return (uint32_t)((z ^ (z >> 31)) >> 32);
 }
 
-static void *need(void *memory) {
-    if (memory == NULL) abort(); /* the PC is out of memory */
+static void *need(void *memory)
+{
+    if (memory == NULL)
+        abort(); /* the PC is out of memory */
     return memory;
 }
 
-static void queue_add(struct queue *queue, struct block *block) {
+static void queue_add(struct queue *queue, struct block *block)
+{
     block->next = NULL;
     *queue->tail = block;
     queue->tail = &block->next;
 }
 
-static struct block *queue_take(struct queue *queue) {
+static struct block *queue_take(struct queue *queue)
+{
     struct block *block = queue->head;
-    if (block == NULL) return NULL;
+    if (block == NULL)
+        return NULL;
     queue->head = block->next;
-    if (queue->head == NULL) queue->tail = &queue->head;
+    if (queue->head == NULL)
+        queue->tail = &queue->head;
     return block;
 }
 
-static struct block *block_from_pbuf(struct pbuf *p) {
+static struct block *block_from_pbuf(struct pbuf *p)
+{
     struct block *block = need(calloc(1, sizeof *block + p->tot_len));
     block->length = p->tot_len;
     pbuf_copy_partial(p, block->bytes, p->tot_len, 0);
     return block;
 }
 
-static void add_event(enum event_type type, int socket, int value) {
+static void add_event(enum event_type type, int socket, int value)
+{
     if (event_count == event_size) {
         event_size = event_size ? 2 * event_size : 64;
         events = need(realloc(events, event_size * sizeof *events));
@@ -127,7 +139,8 @@ static void add_event(enum event_type type, int socket, int value) {
 
 /* ---- sockets ---- */
 
-static int socket_new(enum socket_kind kind) {
+static int socket_new(enum socket_kind kind)
+{
     for (int n = 0; n < MAX_SOCKETS; n++) {
         if (sockets[n].kind == FREE) {
             memset(&sockets[n], 0, sizeof sockets[n]);
@@ -139,23 +152,32 @@ static int socket_new(enum socket_kind kind) {
     return -1;
 }
 
-static struct socket *socket_get(int index, enum socket_kind kind) {
-    if (index < 0 || index >= MAX_SOCKETS || sockets[index].kind != kind) return NULL;
+static struct socket *socket_get(int index, enum socket_kind kind)
+{
+    if (index < 0 || index >= MAX_SOCKETS || sockets[index].kind != kind)
+        return NULL;
     return &sockets[index];
 }
 
-static void socket_free(struct socket *s) {
+static void socket_free(struct socket *s)
+{
     struct block *block;
-    while ((block = queue_take(&s->datagrams)) != NULL) free(block);
+    while ((block = queue_take(&s->datagrams)) != NULL)
+        free(block);
     free(s->data);
     memset(s, 0, sizeof *s);
 }
 
-static int index_of(const struct socket *s) { return (int)(s - sockets); }
+static int index_of(const struct socket *s)
+{
+    return (int)(s - sockets);
+}
 
 /* Let lwIP finish the connection alone. */
-static void detach(struct socket *s) {
-    if (s->tcp == NULL) return;
+static void detach(struct socket *s)
+{
+    if (s->tcp == NULL)
+        return;
     tcp_arg(s->tcp, NULL);
     tcp_recv(s->tcp, NULL);
     tcp_err(s->tcp, NULL);
@@ -163,7 +185,8 @@ static void detach(struct socket *s) {
     s->tcp = NULL;
 }
 
-static err_t on_receive(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err) {
+static err_t on_receive(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t err)
+{
     struct socket *s = arg;
     (void)err;
     if (s == NULL) { /* detached: take and forget */
@@ -175,7 +198,8 @@ static err_t on_receive(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t er
     }
     if (p == NULL) {
         add_event(EVENT_FIN, index_of(s), 0);
-        if (pcb->state == TIME_WAIT || pcb->state == CLOSING) { /* both sides closed: lwIP frees it without a word */
+        if (pcb->state == TIME_WAIT ||
+            pcb->state == CLOSING) { /* both sides closed: lwIP frees it without a word */
             detach(s);
             add_event(EVENT_CLOSED, index_of(s), 0);
         }
@@ -191,9 +215,11 @@ static err_t on_receive(void *arg, struct tcp_pcb *pcb, struct pbuf *p, err_t er
     return ERR_OK;
 }
 
-static void on_error(void *arg, err_t err) {
+static void on_error(void *arg, err_t err)
+{
     struct socket *s = arg;
-    if (s == NULL) return;
+    if (s == NULL)
+        return;
     s->tcp = NULL; /* lwIP has freed it */
     if (err == ERR_CLSD) {
         add_event(EVENT_CLOSED, index_of(s), 0);
@@ -202,23 +228,28 @@ static void on_error(void *arg, err_t err) {
     }
 }
 
-static void adopt(struct socket *s, struct tcp_pcb *pcb) {
+static void adopt(struct socket *s, struct tcp_pcb *pcb)
+{
     s->tcp = pcb;
     tcp_arg(pcb, s);
     tcp_recv(pcb, on_receive);
     tcp_err(pcb, on_error);
 }
 
-static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err) {
+static err_t on_connected(void *arg, struct tcp_pcb *pcb, err_t err)
+{
     struct socket *s = arg;
     (void)pcb;
-    if (s != NULL) add_event(EVENT_CONNECTED, index_of(s), err);
+    if (s != NULL)
+        add_event(EVENT_CONNECTED, index_of(s), err);
     return ERR_OK;
 }
 
-static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err) {
+static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err)
+{
     struct socket *listener = arg;
-    if (err != ERR_OK || pcb == NULL) return ERR_VAL;
+    if (err != ERR_OK || pcb == NULL)
+        return ERR_VAL;
     const int index = socket_new(STREAM);
     if (index < 0) {
         tcp_abort(pcb);
@@ -229,7 +260,8 @@ static err_t on_accept(void *arg, struct tcp_pcb *pcb, err_t err) {
     return ERR_OK;
 }
 
-static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *from, u16_t port) {
+static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *from, u16_t port)
+{
     struct socket *s = arg;
     (void)pcb;
     struct block *block = block_from_pbuf(p);
@@ -241,18 +273,24 @@ static void on_datagram(void *arg, struct udp_pcb *pcb, struct pbuf *p, const ip
 
 /* ---- ping ---- */
 
-static uint8_t ping_byte(uint16_t sequence, unsigned n) { return (uint8_t)(sequence * 7u + n); }
+static uint8_t ping_byte(uint16_t sequence, unsigned n)
+{
+    return (uint8_t)(sequence * 7u + n);
+}
 
 /* lwIP hands raw sockets what it has not checked: the ICMP checksum (RFC 792, RFC 4443 section 2.3) is verified here. */
-static u8_t on_ping(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from) {
+static u8_t on_ping(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_addr_t *from)
+{
     struct icmp_echo_hdr echo;
     (void)arg;
     (void)pcb;
     const int v6 = IP_IS_V6(from);
     const u16_t header = v6 ? IP6_HLEN : IPH_HL_BYTES((const struct ip_hdr *)p->payload);
-    if (p->tot_len < header + sizeof echo) return 0;
+    if (p->tot_len < header + sizeof echo)
+        return 0;
     pbuf_copy_partial(p, &echo, sizeof echo, header);
-    if (echo.type != (v6 ? ICMP6_TYPE_EREP : ICMP_ER) || echo.id != lwip_htons(PING_ID)) return 0;
+    if (echo.type != (v6 ? ICMP6_TYPE_EREP : ICMP_ER) || echo.id != lwip_htons(PING_ID))
+        return 0;
     pbuf_remove_header(p, header);
     const u16_t checksum = v6 ? ip6_chksum_pseudo(p, IP6_NEXTH_ICMP6, p->tot_len, ip6_current_src_addr(),
                                                   ip6_current_dest_addr())
@@ -266,7 +304,8 @@ static u8_t on_ping(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_add
     const unsigned length = p->tot_len - (unsigned)sizeof echo;
     int value = (int)length;
     for (unsigned n = 0; n < length; n++) {
-        if (pbuf_get_at(p, (u16_t)(sizeof echo + n)) != ping_byte(sequence, n)) value = -1;
+        if (pbuf_get_at(p, (u16_t)(sizeof echo + n)) != ping_byte(sequence, n))
+            value = -1;
     }
     add_event(EVENT_PING, sequence, value);
     pbuf_free(p);
@@ -275,14 +314,16 @@ static u8_t on_ping(void *arg, struct raw_pcb *pcb, struct pbuf *p, const ip_add
 
 /* ---- the wire ---- */
 
-static err_t send_frame(struct netif *netif, struct pbuf *p) {
+static err_t send_frame(struct netif *netif, struct pbuf *p)
+{
     (void)netif;
     queue_add(&outgoing, block_from_pbuf(p));
     frames_out++;
     return ERR_OK;
 }
 
-static err_t station_init(struct netif *netif) {
+static err_t station_init(struct netif *netif)
+{
     netif->name[0] = 'p';
     netif->name[1] = 'c';
     netif->output = etharp_output;
@@ -296,20 +337,28 @@ static err_t station_init(struct netif *netif) {
 
 /* ---- API ---- */
 
-PEER_API uint32_t peer_abi(void) { return PEER_ABI; }
+PEER_API uint32_t peer_abi(void)
+{
+    return PEER_ABI;
+}
 
 /* Addresses are texts; `gateway` and `address6` may be empty. Returns 0, or -1 for a text that is no address. */
 PEER_API int peer_start(const uint8_t *mac, const char *address, const char *netmask, const char *gateway,
-                        const char *address6, uint64_t seed) {
+                        const char *address6, uint64_t seed)
+{
     ip4_addr_t ip = {0}, mask = {0}, router = {0};
     ip6_addr_t ip6;
-    if (!ip4addr_aton(address, &ip) || !ip4addr_aton(netmask, &mask)) return -1;
-    if (gateway[0] && !ip4addr_aton(gateway, &router)) return -1;
-    if (address6[0] && !ip6addr_aton(address6, &ip6)) return -1;
+    if (!ip4addr_aton(address, &ip) || !ip4addr_aton(netmask, &mask))
+        return -1;
+    if (gateway[0] && !ip4addr_aton(gateway, &router))
+        return -1;
+    if (address6[0] && !ip6addr_aton(address6, &ip6))
+        return -1;
     random_state = seed;
     lwip_init();
     memcpy(station.hwaddr, mac, ETH_HWADDR_LEN);
-    if (netif_add(&station, &ip, &mask, &router, NULL, station_init, ethernet_input) == NULL) return -1;
+    if (netif_add(&station, &ip, &mask, &router, NULL, station_init, ethernet_input) == NULL)
+        return -1;
     memcpy(station.hwaddr, mac, ETH_HWADDR_LEN);
     netif_set_default(&station);
     netif_set_up(&station);
@@ -317,7 +366,8 @@ PEER_API int peer_start(const uint8_t *mac, const char *address, const char *net
     netif_ip6_addr_set_state(&station, 0, IP6_ADDR_PREFERRED);
     if (address6[0]) {
         s8_t index = -1;
-        if (netif_add_ip6_address(&station, &ip6, &index) != ERR_OK || index < 0) return -1;
+        if (netif_add_ip6_address(&station, &ip6, &index) != ERR_OK || index < 0)
+            return -1;
         netif_ip6_addr_set_state(&station, index, IP6_ADDR_PREFERRED);
     }
     ping4 = need(raw_new_ip_type(IPADDR_TYPE_V4, IP_PROTO_ICMP));
@@ -329,7 +379,8 @@ PEER_API int peer_start(const uint8_t *mac, const char *address, const char *net
     return 0;
 }
 
-PEER_API void peer_stop(void) {
+PEER_API void peer_stop(void)
+{
     for (int n = 0; n < MAX_SOCKETS; n++) {
         struct socket *s = &sockets[n];
         if (s->kind == STREAM && s->tcp != NULL) {
@@ -337,51 +388,68 @@ PEER_API void peer_stop(void) {
             detach(s);
             tcp_abort(pcb);
         }
-        if (s->kind == LISTENER && s->tcp != NULL) tcp_close(s->tcp);
-        if (s->udp != NULL) udp_remove(s->udp);
+        if (s->kind == LISTENER && s->tcp != NULL)
+            tcp_close(s->tcp);
+        if (s->udp != NULL)
+            udp_remove(s->udp);
         socket_free(s);
     }
-    while (tcp_active_pcbs != NULL) tcp_abort(tcp_active_pcbs);
-    while (tcp_tw_pcbs != NULL) tcp_abort(tcp_tw_pcbs);
+    while (tcp_active_pcbs != NULL)
+        tcp_abort(tcp_active_pcbs);
+    while (tcp_tw_pcbs != NULL)
+        tcp_abort(tcp_tw_pcbs);
     raw_remove(ping4);
     raw_remove(ping6);
     netif_remove(&station);
     struct block *block;
-    while ((block = queue_take(&outgoing)) != NULL) free(block);
+    while ((block = queue_take(&outgoing)) != NULL)
+        free(block);
     free(events);
     events = NULL;
 }
 
 /* Moves time forward and does what is due. */
-PEER_API void peer_time(uint64_t time_ns) {
-    if (time_ns > now_ns) now_ns = time_ns;
+PEER_API void peer_time(uint64_t time_ns)
+{
+    if (time_ns > now_ns)
+        now_ns = time_ns;
     sys_check_timeouts();
 }
 
 /* When something is due next. */
-PEER_API uint64_t peer_next_ns(void) {
+PEER_API uint64_t peer_next_ns(void)
+{
     const u32_t sleep_ms = sys_timeouts_sleeptime();
-    if (outgoing.head != NULL) return now_ns;
-    if (sleep_ms == SYS_TIMEOUTS_SLEEPTIME_INFINITE) return UINT64_MAX;
+    if (outgoing.head != NULL)
+        return now_ns;
+    if (sleep_ms == SYS_TIMEOUTS_SLEEPTIME_INFINITE)
+        return UINT64_MAX;
     return (now_ns / 1000000u + sleep_ms) * 1000000u;
 }
 
-PEER_API int peer_input(const uint8_t *frame, uint32_t length) {
+PEER_API int peer_input(const uint8_t *frame, uint32_t length)
+{
     static const uint8_t broadcast[ETH_HWADDR_LEN] = {255, 255, 255, 255, 255, 255};
-    if (length < SIZEOF_ETH_HDR || length > 0xffff) return -1;
+    if (length < SIZEOF_ETH_HDR || length > 0xffff)
+        return -1;
     const int multicast = frame[0] & 1;
-    if (!multicast && memcmp(frame, station.hwaddr, ETH_HWADDR_LEN) != 0 && memcmp(frame, broadcast, 6) != 0) return 0;
+    if (!multicast && memcmp(frame, station.hwaddr, ETH_HWADDR_LEN) != 0 && memcmp(frame, broadcast, 6) != 0)
+        return 0;
     struct pbuf *p = pbuf_alloc(PBUF_RAW, (u16_t)length, PBUF_RAM);
-    if (p == NULL) return -1;
+    if (p == NULL)
+        return -1;
     pbuf_take(p, frame, (u16_t)length);
     frames_in++;
-    if (station.input(p, &station) != ERR_OK) pbuf_free(p);
+    if (station.input(p, &station) != ERR_OK)
+        pbuf_free(p);
     return 1;
 }
 
 /* Takes the oldest frame to send; returns its length, or -1. */
-PEER_API int peer_output(uint8_t *bytes, uint32_t capacity) {
-    if (outgoing.head == NULL || outgoing.head->length > capacity) return -1;
+PEER_API int peer_output(uint8_t *bytes, uint32_t capacity)
+{
+    if (outgoing.head == NULL || outgoing.head->length > capacity)
+        return -1;
     struct block *block = queue_take(&outgoing);
     const int length = (int)block->length;
     memcpy(bytes, block->bytes, block->length);
@@ -389,7 +457,8 @@ PEER_API int peer_output(uint8_t *bytes, uint32_t capacity) {
     return length;
 }
 
-PEER_API int peer_event(struct peer_event *event) {
+PEER_API int peer_event(struct peer_event *event)
+{
     if (event_read == event_count) {
         event_read = event_count = 0;
         return 0;
@@ -400,9 +469,11 @@ PEER_API int peer_event(struct peer_event *event) {
 
 /* The functions below return a socket or a length, or a negative lwIP error. */
 
-PEER_API int peer_listen(uint16_t port, uint8_t backlog) {
+PEER_API int peer_listen(uint16_t port, uint8_t backlog)
+{
     const int index = socket_new(LISTENER);
-    if (index < 0) return ERR_MEM;
+    if (index < 0)
+        return ERR_MEM;
     struct tcp_pcb *pcb = need(tcp_new_ip_type(IPADDR_TYPE_ANY));
     ip_set_option(pcb, SOF_REUSEADDR);
     err_t err = tcp_bind(pcb, IP_ANY_TYPE, port);
@@ -420,15 +491,19 @@ PEER_API int peer_listen(uint16_t port, uint8_t backlog) {
     return err;
 }
 
-PEER_API int peer_connect(const char *address, uint16_t port, uint16_t local_port) {
+PEER_API int peer_connect(const char *address, uint16_t port, uint16_t local_port)
+{
     ip_addr_t ip;
-    if (!ipaddr_aton(address, &ip)) return ERR_ARG;
+    if (!ipaddr_aton(address, &ip))
+        return ERR_ARG;
     const int index = socket_new(STREAM);
-    if (index < 0) return ERR_MEM;
+    if (index < 0)
+        return ERR_MEM;
     struct tcp_pcb *pcb = need(tcp_new_ip_type(IP_GET_TYPE(&ip)));
     adopt(&sockets[index], pcb);
     err_t err = local_port ? tcp_bind(pcb, IP_IS_V6(&ip) ? IP6_ADDR_ANY : IP4_ADDR_ANY, local_port) : ERR_OK;
-    if (err == ERR_OK) err = tcp_connect(pcb, &ip, port, on_connected);
+    if (err == ERR_OK)
+        err = tcp_connect(pcb, &ip, port, on_connected);
     if (err != ERR_OK) {
         detach(&sockets[index]);
         tcp_abort(pcb);
@@ -438,26 +513,34 @@ PEER_API int peer_connect(const char *address, uint16_t port, uint16_t local_por
     return index;
 }
 
-PEER_API int peer_send(int socket, const uint8_t *data, uint32_t length) {
+PEER_API int peer_send(int socket, const uint8_t *data, uint32_t length)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL || s->tcp == NULL) return ERR_CONN;
+    if (s == NULL || s->tcp == NULL)
+        return ERR_CONN;
     uint32_t part = length < tcp_sndbuf(s->tcp) ? length : tcp_sndbuf(s->tcp);
-    if (part > 0xffff) part = 0xffff;
+    if (part > 0xffff)
+        part = 0xffff;
     while (part > 0) {
         const err_t err = tcp_write(s->tcp, data, (u16_t)part, TCP_WRITE_FLAG_COPY);
-        if (err == ERR_OK) break;
-        if (err != ERR_MEM) return err;
+        if (err == ERR_OK)
+            break;
+        if (err != ERR_MEM)
+            return err;
         part /= 2; /* the queue has few segments left */
     }
     tcp_output(s->tcp);
     return (int)part;
 }
 
-PEER_API int peer_recv(int socket, uint8_t *data, uint32_t capacity) {
+PEER_API int peer_recv(int socket, uint8_t *data, uint32_t capacity)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL) return ERR_CONN;
+    if (s == NULL)
+        return ERR_CONN;
     const size_t part = s->used < capacity ? s->used : capacity;
-    if (part == 0) return 0;
+    if (part == 0)
+        return 0;
     memcpy(data, s->data, part);
     s->used -= part;
     memmove(s->data, s->data + part, s->used);
@@ -470,28 +553,35 @@ PEER_API int peer_recv(int socket, uint8_t *data, uint32_t capacity) {
 }
 
 /* Bytes sent and not yet acknowledged, or still to send; -1 when the connection is gone. */
-PEER_API int peer_unacknowledged(int socket) {
+PEER_API int peer_unacknowledged(int socket)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL || s->tcp == NULL) return -1;
+    if (s == NULL || s->tcp == NULL)
+        return -1;
     return (int)(TCP_SND_BUF - tcp_sndbuf(s->tcp));
 }
 
-PEER_API int peer_shutdown(int socket) {
+PEER_API int peer_shutdown(int socket)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL || s->tcp == NULL) return ERR_CONN;
+    if (s == NULL || s->tcp == NULL)
+        return ERR_CONN;
     return tcp_shutdown(s->tcp, 0, 1);
 }
 
 /* Closes any socket and forgets it. A stream's queued data is still sent. */
-PEER_API int peer_close(int socket) {
-    if (socket < 0 || socket >= MAX_SOCKETS || sockets[socket].kind == FREE) return ERR_ARG;
+PEER_API int peer_close(int socket)
+{
+    if (socket < 0 || socket >= MAX_SOCKETS || sockets[socket].kind == FREE)
+        return ERR_ARG;
     struct socket *s = &sockets[socket];
     if (s->kind == LISTENER) {
         tcp_close(s->tcp);
     } else if (s->kind == STREAM && s->tcp != NULL) {
         struct tcp_pcb *pcb = s->tcp;
         detach(s);
-        if (tcp_close(pcb) != ERR_OK) tcp_abort(pcb); /* out of memory for the FIN */
+        if (tcp_close(pcb) != ERR_OK)
+            tcp_abort(pcb); /* out of memory for the FIN */
     } else if (s->udp != NULL) {
         udp_remove(s->udp);
     }
@@ -500,27 +590,34 @@ PEER_API int peer_close(int socket) {
 }
 
 /* Ends a connection with RST and forgets the socket. */
-PEER_API int peer_abort(int socket) {
+PEER_API int peer_abort(int socket)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL) return ERR_ARG;
+    if (s == NULL)
+        return ERR_ARG;
     struct tcp_pcb *pcb = s->tcp;
     detach(s);
-    if (pcb != NULL) tcp_abort(pcb);
+    if (pcb != NULL)
+        tcp_abort(pcb);
     socket_free(s);
     return 0;
 }
 
 /* Far end (which = 1) or own end (0) of a connection: the port, and the address into `text` of 48 bytes. */
-PEER_API int peer_name(int socket, int which, char *text) {
+PEER_API int peer_name(int socket, int which, char *text)
+{
     struct socket *s = socket_get(socket, STREAM);
-    if (s == NULL || s->tcp == NULL) return ERR_CONN;
+    if (s == NULL || s->tcp == NULL)
+        return ERR_CONN;
     ipaddr_ntoa_r(which ? &s->tcp->remote_ip : &s->tcp->local_ip, text, ADDRESS_BYTES);
     return which ? s->tcp->remote_port : s->tcp->local_port;
 }
 
-PEER_API int peer_udp_open(uint16_t port) {
+PEER_API int peer_udp_open(uint16_t port)
+{
     const int index = socket_new(DATAGRAM);
-    if (index < 0) return ERR_MEM;
+    if (index < 0)
+        return ERR_MEM;
     struct udp_pcb *pcb = need(udp_new_ip_type(IPADDR_TYPE_ANY));
     const err_t err = udp_bind(pcb, IP_ANY_TYPE, port);
     if (err != ERR_OK) {
@@ -533,12 +630,16 @@ PEER_API int peer_udp_open(uint16_t port) {
     return index;
 }
 
-PEER_API int peer_udp_send(int socket, const char *address, uint16_t port, const uint8_t *data, uint32_t length) {
+PEER_API int peer_udp_send(int socket, const char *address, uint16_t port, const uint8_t *data,
+                           uint32_t length)
+{
     struct socket *s = socket_get(socket, DATAGRAM);
     ip_addr_t ip;
-    if (s == NULL || length > 65507 || !ipaddr_aton(address, &ip)) return ERR_ARG;
+    if (s == NULL || length > 65507 || !ipaddr_aton(address, &ip))
+        return ERR_ARG;
     struct pbuf *p = pbuf_alloc(PBUF_TRANSPORT, (u16_t)length, PBUF_RAM);
-    if (p == NULL) return ERR_MEM;
+    if (p == NULL)
+        return ERR_MEM;
     pbuf_take(p, data, (u16_t)length);
     const err_t err = udp_sendto(s->udp, p, &ip, port);
     pbuf_free(p);
@@ -546,9 +647,11 @@ PEER_API int peer_udp_send(int socket, const char *address, uint16_t port, const
 }
 
 /* Takes the oldest datagram: its length, or -1 when there is none; `address` has 48 bytes. */
-PEER_API int peer_udp_recv(int socket, uint8_t *data, uint32_t capacity, char *address, uint16_t *port) {
+PEER_API int peer_udp_recv(int socket, uint8_t *data, uint32_t capacity, char *address, uint16_t *port)
+{
     struct socket *s = socket_get(socket, DATAGRAM);
-    if (s == NULL || s->datagrams.head == NULL || s->datagrams.head->length > capacity) return -1;
+    if (s == NULL || s->datagrams.head == NULL || s->datagrams.head->length > capacity)
+        return -1;
     struct block *block = queue_take(&s->datagrams);
     const int length = (int)block->length;
     memcpy(data, block->bytes, block->length);
@@ -559,17 +662,21 @@ PEER_API int peer_udp_recv(int socket, uint8_t *data, uint32_t capacity, char *a
 }
 
 /* Sends an echo request; the answer is an event with the sequence number and its length (-1: wrong content). */
-PEER_API int peer_ping(const char *address, uint16_t sequence, uint32_t length) {
+PEER_API int peer_ping(const char *address, uint16_t sequence, uint32_t length)
+{
     ip_addr_t ip;
     struct icmp_echo_hdr echo = {0};
-    if (length > PING_MAX_BYTES || !ipaddr_aton(address, &ip)) return ERR_ARG;
+    if (length > PING_MAX_BYTES || !ipaddr_aton(address, &ip))
+        return ERR_ARG;
     struct pbuf *p = pbuf_alloc(PBUF_IP, (u16_t)(sizeof echo + length), PBUF_RAM);
-    if (p == NULL) return ERR_MEM;
+    if (p == NULL)
+        return ERR_MEM;
     echo.type = IP_IS_V6(&ip) ? ICMP6_TYPE_EREQ : ICMP_ECHO;
     echo.id = lwip_htons(PING_ID);
     echo.seqno = lwip_htons(sequence);
     pbuf_take(p, &echo, sizeof echo);
-    for (unsigned n = 0; n < length; n++) pbuf_put_at(p, (u16_t)(sizeof echo + n), ping_byte(sequence, n));
+    for (unsigned n = 0; n < length; n++)
+        pbuf_put_at(p, (u16_t)(sizeof echo + n), ping_byte(sequence, n));
     if (!IP_IS_V6(&ip)) {
         echo.chksum = inet_chksum_pbuf(p);
         pbuf_take(p, &echo, sizeof echo);
@@ -579,7 +686,8 @@ PEER_API int peer_ping(const char *address, uint16_t sequence, uint32_t length) 
     return err;
 }
 
-PEER_API void peer_counters(struct counters *out) {
+PEER_API void peer_counters(struct counters *out)
+{
     *out = (struct counters){
         .ip_checksum_errors = lwip_stats.ip.chkerr,
         .icmp_checksum_errors = lwip_stats.icmp.chkerr + lwip_stats.icmp6.chkerr,
