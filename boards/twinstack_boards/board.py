@@ -103,9 +103,10 @@ class BoardTop(Elaboratable):
         m.submodules.engine = engine = Engine(board.config, code=self._code, autostart=bool(self._code))
         m.d.comb += engine.tick.eq(tick.tick)
         for index, (name, number) in enumerate(board.rgmii):
-            pins = platform.request(name, number)
+            pins = platform.request(name, number, dir={"rx_clk": "-"})
             m.submodules[f"rgmii{index}"] = port = RgmiiPort(pins, clocks.tx_clk, ResetSignal("tx"), index=index)
-            platform.add_clock_constraint(pins.rx_clk.i, TX_HZ)
+            # At the pin: the net behind its buffer loses its name in synthesis, and with it the constraint.
+            platform.add_clock_constraint(pins.rx_clk.io, TX_HZ)
             wiring.connect(m, getattr(engine, f"port{index}"), port.gmii)
             m.d.comb += [pins.rst.o.eq(ResetSignal("sync")), pins.mdc.o.eq(0), pins.mdio.oe.eq(0)]
         m.submodules.host_memory = memory = HostMemory(board.host_memory_bytes)

@@ -7,7 +7,7 @@ delayed in the FPGA.
 from __future__ import annotations
 
 from amaranth import ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In
 
@@ -20,7 +20,7 @@ class RgmiiPort(wiring.Component):
     Parameters
     ----------
     pins : object
-        ``tx_clk``, ``tx_ctrl``, ``tx_data``, ``rx_clk``, ``rx_ctrl``, ``rx_data`` as raw pins.
+        ``tx_clk``, ``tx_ctrl``, ``tx_data``, ``rx_ctrl``, ``rx_data`` as buffered pins; ``rx_clk`` as a bare port.
     tx_clk, tx_reset : Signal
         125 MHz clock and its reset.
     index : int
@@ -40,8 +40,9 @@ class RgmiiPort(wiring.Component):
         m = Module()
         rx, tx = f"rx{self._index}", f"tx{self._index}"
         m.domains += [ClockDomain(rx), ClockDomain(tx)]
+        m.submodules.rx_clk = rx_clk = io.Buffer("i", self._pins.rx_clk)
         m.d.comb += [
-            ClockSignal(rx).eq(self._pins.rx_clk.i),
+            ClockSignal(rx).eq(rx_clk.i),
             ClockSignal(tx).eq(self._tx_clk),
             ResetSignal(tx).eq(self._tx_reset),
         ]
