@@ -49,7 +49,7 @@ demo: $(READY)
 	@$(BIN)/twinstack demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests -m 'not nightly' --ignore=tests/formal
+	@$(BIN)/python -m pytest tests -m 'not nightly' --ignore=tests/formal --ignore=tests/boards
 
 formal: $(READY)
 	@$(BIN)/python -m pytest tests/formal -m 'not nightly'
@@ -71,11 +71,12 @@ bench: $(READY)
 
 bitstream: $(READY)
 	@$(BIN)/twinstack build $(BOARD)
+	@$(BIN)/python -m pytest tests/boards
 
 check: lint test formal bitstream
 
 nightly: $(READY)
-	@$(BIN)/python -m pytest tests -m nightly
+	@$(BIN)/python -m pytest tests -m nightly --ignore=tests/boards
 
 clean:
 	rm -rf build

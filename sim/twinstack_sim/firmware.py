@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from .lwip_source import lwip_dir
-from .toolchain import BUILD, REPOSITORY
+from .toolchain import BUILD, REPOSITORY, build_lock
 
 
 def build_firmware(program: str = "sockets") -> Path:
@@ -22,7 +22,8 @@ def build_firmware(program: str = "sockets") -> Path:
     command = ["make", "-s", "-C", str(REPOSITORY / "firmware"), f"LWIP_DIR={lwip_dir()}", f"BUILD={folder}"]
     command += [f"PYTHON={sys.executable}"]
     image = folder / program / "firmware.img"
-    done = subprocess.run([*command, str(image)], capture_output=True, text=True)
+    with build_lock():  # two makes in one folder would break each other
+        done = subprocess.run([*command, str(image)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"firmware {program} did not compile:\n{(done.stdout + done.stderr)[-2000:]}")
     return image

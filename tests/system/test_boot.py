@@ -63,8 +63,6 @@ def reporting_program(abi: int, ready: bool) -> bytes:
     return b"".join(word.to_bytes(4, "little") for word in words)
 
 
-@pytest.mark.claim(1)
-@pytest.mark.claim(2)
 def test_both_cores_come_up(image):
     with started(image=image, tick_cycles=None) as rig:
         device = rig.device

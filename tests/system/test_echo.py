@@ -10,7 +10,6 @@ LISTEN_PORT = 7100
 PEER_PORT = 9100
 
 
-@pytest.mark.claim(1)
 @pytest.mark.claim(4)
 @pytest.mark.claim(5)
 @pytest.mark.claim(14)
@@ -49,8 +48,6 @@ def test_both_directions_on_both_cores(rig):
     rig.assert_buffers_back()
 
 
-@pytest.mark.claim(24)
-@pytest.mark.claim(25)
 @pytest.mark.parametrize("core", [0, 1])
 def test_bulk_moves_by_dma_without_the_cpu(rig, core):
     """16 KiB each way on one core: host memory sees every byte once, the CPU none."""

@@ -30,7 +30,6 @@ def test_both_ports_are_configured_and_answer(two):
             two.ping_core(core, port)
 
 
-@pytest.mark.claim(6)
 @pytest.mark.claim(44)
 @pytest.mark.claim(45)
 @pytest.mark.parametrize("core", [0, 1])

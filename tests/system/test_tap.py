@@ -16,7 +16,6 @@ TIMEOUT_S = 300
 
 
 @pytest.mark.claim(4)
-@pytest.mark.claim(9)
 def test_linux_talks_to_the_engine(tmp_path):
     """Ping, connections both ways on both cores, every byte verified; the command makes its own namespace."""
     if shutil.which("ping") is None:
