@@ -219,7 +219,10 @@ struct ts_model {
 
     ~ts_model()
     {
+        // The model's destructor works on the thread's context, which may be another model's, or gone with it.
+        Verilated::threadContextp(&context);
         top->final();
+        top.reset();
     }
 
     void set_clock(int index, uint64_t hz, double ppm)
