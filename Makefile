@@ -2,8 +2,9 @@
 #
 #   make demo        the main job: the simulated engine serves TCP connections on both cores
 #   make test        unit, firmware and system tests
-#   make check       test + lint + formal + one bitstream: what CI runs
+#   make check       test + lint + formal + one placement: what CI runs
 #   make bench       cycle counts and goodput in simulation
+#   make place       BOARD=ecpix5_85: synthesise and place; resources against the budget
 #   make bitstream   BOARD=ecpix5_85: synthesise, place and route
 #   make nightly     long tests
 #   make help        this text
@@ -19,7 +20,7 @@ READY := build/.venv build/.packages
 PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping
 LINT_PACKAGES := clang-format:clang-format
 
-.PHONY: help demo test check lint format formal bench bitstream nightly clean
+.PHONY: help demo test check lint format formal bench place bitstream nightly clean
 .DEFAULT_GOAL := help
 
 help:
@@ -73,7 +74,11 @@ bitstream: $(READY)
 	@$(BIN)/twinstack build $(BOARD)
 	@$(BIN)/python -m pytest tests/boards
 
-check: lint test formal bitstream
+place: $(READY)
+	@$(BIN)/twinstack build --place-only $(BOARD)
+	@$(BIN)/python -m pytest tests/boards -m 'not routed'
+
+check: lint test formal place
 
 nightly: $(READY)
 	@$(BIN)/python -m pytest tests -m nightly --ignore=tests/boards

@@ -34,7 +34,9 @@ def board_by_name(name: str) -> Board:
     return board
 
 
-def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> tuple[str, list[Clock]]:
+def build(
+    board: Board, code: Sequence[int], folder: Path, *, seed: int = 1, route: bool = True
+) -> tuple[str, list[Clock]]:
     """Build ``folder/top.bit``; returns the table of resources and the clocks.
 
     Parameters
@@ -45,6 +47,8 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
         Where everything goes; reports of an earlier build are removed first.
     seed : int
         Of the placer.
+    route : bool
+        If false, stop after placement: resources are known, clocks are not, and there is no bitstream.
 
     Raises
     ------
@@ -63,7 +67,7 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
         BoardTop(board, code),
         name=TOP,
         do_build=False,
-        nextpnr_opts=f"--seed {seed} --report {TOP}.rpt.json --timing-allow-fail",
+        nextpnr_opts=f"--seed {seed} --report {TOP}.rpt.json --timing-allow-fail" + ("" if route else " --no-route"),
         synth_opts="-abc9",
         verbose=True,
     )
@@ -101,6 +105,9 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
         raise BuildError(
             f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {memories.total()}: {', '.join(larger)}"
         )
+    if not route:
+        bitstream.unlink(missing_ok=True)  # the packer writes one even without routing; nobody may load it
+        paths = paths[:2]
     missing = [path.name for path in paths if not path.exists() or not path.stat().st_size]
     if process.returncode or missing:
         raise BuildError(
@@ -109,7 +116,7 @@ def build(board: Board, code: Sequence[int], folder: Path, *, seed: int = 1) -> 
         )
     found = clocks(report_path)
     table = format_table(netlist.cells_by_block(), found, utilization(report_path))
-    return f"{table}\nbuilt {bitstream.name} in {seconds:.0f} s", found
+    return f"{table}\n{f'built {bitstream.name}' if route else 'placed, not routed'} in {seconds:.0f} s", found
 
 
 __all__ = ["BOARDS", "BuildError", "board_by_name", "build", "expected_block_rams"]

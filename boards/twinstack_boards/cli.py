@@ -16,6 +16,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("board", help="board name")
     parser.add_argument("--seed", type=int, default=1, help="seed of the placer")
     parser.add_argument("--strict", action="store_true", help="fail where a clock is missed")
+    parser.add_argument("--place-only", action="store_true", help="stop after placement: no clocks, no bitstream")
     parser.set_defaults(run=run_build)
 
 
@@ -28,11 +29,15 @@ def run_build(options: argparse.Namespace) -> int:
 
     try:
         board = board_by_name(options.board)
-        table, clocks = build(board, firmware_words(board), BUILD / options.board, seed=options.seed)
+        table, clocks = build(
+            board, firmware_words(board), BUILD / options.board, seed=options.seed, route=not options.place_only
+        )
     except (BuildError, ValueError) as error:
         print(f"build: FAILED {error}", file=sys.stderr)
         return 1
     print(table)
+    if options.place_only:
+        return 0
     folder = BUILD / options.board
     (folder / "clocks.json").write_text(json.dumps({clock.name: [clock.asked, clock.reached] for clock in clocks}))
     print(f"build: {folder / 'top.bit'}")

@@ -227,7 +227,11 @@ def demonstrate(kind: str, options: argparse.Namespace) -> str:
         transfers, closers, cores = connect_all(session, side, options, rng, key)
         print(f"{len(transfers)} connections open, echoing {options.bytes} bytes on each", flush=True)
         accesses = payload_accesses(device)
-        run_transfers(transfers, lambda: device.advance(0.0005), deadline(session.link, 120))
+        run_transfers(
+            transfers,
+            lambda: device.advance(0.0005),
+            deadline(session.link, 120 + len(transfers) * options.bytes / 5000),
+        )
         accesses = [after - before for before, after in zip(accesses, payload_accesses(device), strict=True)]
         return finish(session, transfers, closers, cores, accesses, time.monotonic() - began, options.pcap)
 

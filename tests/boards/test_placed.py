@@ -52,11 +52,17 @@ def test_one_device_holds_it():
     used = utilization(FOLDER / f"{TOP}.rpt.json")
     for kind, limit in (("TRELLIS_COMB", BOARD.lut_limit), ("DP16KD", BOARD.block_ram_limit)):
         assert 0 < used[kind][0] <= limit, kind
+
+
+@pytest.mark.routed
+@pytest.mark.claim(23)
+def test_bitstream_is_of_this_netlist():
     bitstream = FOLDER / f"{TOP}.bit"
     assert bitstream.stat().st_size > 100_000
     assert bitstream.stat().st_mtime >= (FOLDER / f"{TOP}.json").stat().st_mtime
 
 
+@pytest.mark.routed
 def test_every_clock_was_analysed():
     """Whether it is met, the build says; a clock that has no constraint or no path would hide that."""
     asked = sorted(round(clock.asked) for clock in clocks(FOLDER / f"{TOP}.rpt.json"))
