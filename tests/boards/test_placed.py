@@ -33,21 +33,18 @@ def netlist():
     return Netlist(FOLDER / f"{TOP}.json", TOP)
 
 
-@pytest.mark.claim(23)
 @pytest.mark.parametrize("block", BLOCKS)
 def test_block_is_in_the_netlist(netlist, block):
     cells = netlist.cells_below(f"engine.{block}")
     assert cells["LUT4"] and cells["FF"], f"{block} has {dict(cells) or 'no cells'}"
 
 
-@pytest.mark.claim(23)
 def test_memories_take_the_block_rams_of_the_budget(netlist):
     expected = expected_block_rams(BOARD.config, BOARD.host_memory_bytes)
     assert netlist.block_rams_by_memory() == expected
     assert sum(expected.values()) <= BOARD.block_ram_limit
 
 
-@pytest.mark.claim(23)
 def test_one_device_holds_it():
     used = utilization(FOLDER / f"{TOP}.rpt.json")
     for kind, limit in (("TRELLIS_COMB", BOARD.lut_limit), ("DP16KD", BOARD.block_ram_limit)):
@@ -55,7 +52,6 @@ def test_one_device_holds_it():
 
 
 @pytest.mark.routed
-@pytest.mark.claim(23)
 def test_bitstream_is_of_this_netlist():
     bitstream = FOLDER / f"{TOP}.bit"
     assert bitstream.stat().st_size > 100_000
