@@ -42,7 +42,7 @@ int rx_init(struct rx *rx, uint8_t epoch, uint8_t ports)
 
 uint32_t rx_free_buffers(void)
 {
-    return TS_GET(mmio_read(TS_RX_BUFFERS), TS_RX_BUFFERS);
+    return TS_GET(mmio_read(TS_RX_BUFFERS), TS_RX_BUFFERS_LARGE);
 }
 
 struct rx_buffer *rx_buffer_of(struct rx *rx, const struct pbuf *p)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .proto.memory_map import DIRECTORY_WORDS, RX_BUFFER_BYTES, TX_BUFFER_BYTES
+from .proto.memory_map import DIRECTORY_WORDS, RX_BUFFER_BYTES, RX_SMALL_BUFFER_BYTES, TX_BUFFER_BYTES
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,14 @@ class EngineConfig:
         Shared code memory; private data RAM of each core.
     rx_bank_bytes, tx_bank_bytes : int, multiples of 1536
         Packet memory of each core.
+    rx_small_buffers : int, 0..64
+        Buffers of 256 bytes in each RX bank; the rest of it is buffers of 1,536 bytes, at least 2.
+    flows : int, power of two, 8..256
+        Entries of the flow table.
+    udp_port_entries : int, 1..64
+        Entries of the UDP port table.
+    rules : int, 1..16
+        Dispatch rules.
     shared_bytes : int, multiple of 4
         Shared region of packet memory; holds the port directory.
     frame_fifo_words : int, power of two, 512..4096
@@ -50,6 +58,10 @@ class EngineConfig:
     data_bytes: int = 48 * 1024
     rx_bank_bytes: int = 24 * 1024
     tx_bank_bytes: int = 24 * 1024
+    rx_small_buffers: int = 0
+    flows: int = 128
+    udp_port_entries: int = 32
+    rules: int = 8
     shared_bytes: int = 2048
     frame_fifo_words: int = 1024
     max_frame_bytes: int = 1518
@@ -70,6 +82,15 @@ class EngineConfig:
         for name, unit in (("rx_bank_bytes", RX_BUFFER_BYTES), ("tx_bank_bytes", TX_BUFFER_BYTES)):
             value = getattr(self, name)
             self._require(2 * unit <= value <= 64 * unit and value % unit == 0, name, f"2 to 64 times {unit}")
+        self._require(0 <= self.rx_small_buffers <= 64, "rx_small_buffers", "0 to 64")
+        self._require(
+            self.rx_large_buffers >= 2,
+            "rx_small_buffers",
+            f"small enough to leave two buffers of {RX_BUFFER_BYTES} bytes",
+        )
+        self._require(self.flows in (8, 16, 32, 64, 128, 256), "flows", "a power of two from 8 to 256")
+        self._require(1 <= self.udp_port_entries <= 64, "udp_port_entries", "1 to 64")
+        self._require(1 <= self.rules <= 16, "rules", "1 to 16")
         self._require(
             DIRECTORY_WORDS * 4 <= self.shared_bytes <= 1 << 16 and self.shared_bytes % 4 == 0,
             "shared_bytes",
@@ -85,9 +106,14 @@ class EngineConfig:
             raise ValueError(f"{name} must be {right}, not {getattr(self, name)!r}")
 
     @property
+    def rx_large_buffers(self) -> int:
+        """RX buffers of 1,536 bytes of each core; their indices come first."""
+        return (self.rx_bank_bytes - self.rx_small_buffers * RX_SMALL_BUFFER_BYTES) // RX_BUFFER_BYTES
+
+    @property
     def rx_buffers(self) -> int:
-        """RX buffers of each core."""
-        return self.rx_bank_bytes // RX_BUFFER_BYTES
+        """RX buffers of each core, of both classes."""
+        return self.rx_large_buffers + self.rx_small_buffers
 
     @property
     def tx_buffers(self) -> int:

@@ -183,6 +183,8 @@ class CoreTile(wiring.Component):
             ("memory", "rx_kib", config.rx_bank_bytes // 1024),
             ("memory", "tx_kib", config.tx_bank_bytes // 1024),
             ("random", "value", random),
+            ("rx_buffers", "large", config.rx_large_buffers),
+            ("rx_buffers", "small", config.rx_small_buffers),
         ):
             inner.d.comb += page.field("core", register, name).r_data.eq(value)
         inner.d.comb += [
@@ -249,13 +251,24 @@ class CoreTile(wiring.Component):
             self.rx.free_valid.eq(field("rx", "free").w_stb),
             self.rx.free_index.eq(field("rx", "free").w_data),
             field("rx", "producer").r_data.eq(self.rx.producer),
-            field("rx", "buffers").r_data.eq(self.rx.buffers),
+            field("rx", "buffers", "large").r_data.eq(self.rx.buffers_large),
+            field("rx", "buffers", "small").r_data.eq(self.rx.buffers_small),
+            self.rx.other_ring.eq(field("rx", "other_ring").data),
+            self.rx.other_ring_log2.eq(field("rx", "control", "other_ring_log2").data),
+            *(
+                getattr(self.rx, f"limit_{name}").eq(field("rx", "limits", name).data)
+                for name in ("flow_large", "flow_small", "other_large", "other_small")
+            ),
+            self.rx.watermark.eq(field("rx", "watermark").data),
+            field("rx", "other_producer").r_data.eq(self.rx.other_producer),
+            field("rx", "flow_dropped").r_data.eq(self.rx.flow_dropped),
             field("rx", "dropped").r_data.eq(self.rx.dropped),
             field("rx", "bad_free").r_data.eq(self.rx.bad_free),
             field("rx", "cpu_accesses").r_data.eq(self.cpu_accesses),
         ]
         inner.d.comb += [
             self.tx.producer.eq(field("tx", "producer").data),
+            self.tx.next_hops.eq(field("tx", "next_hops").data),
             field("tx", "consumer").r_data.eq(self.tx.consumer),
         ]
         inner.d.comb += [
@@ -364,6 +377,8 @@ class CoreTile(wiring.Component):
             "dma_out": self.dma_out.completion_valid,
             "message": self.message.available,
             "tick": tick_pending,
+            "rx_other": self.rx.other_producer != page.field("rx", "other_consumer").data,
+            "rx_low": self.rx.low,
         }
         enabled = Signal(len(EVENTS))
         for bit, (name, _) in enumerate(EVENTS):

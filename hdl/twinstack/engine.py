@@ -277,7 +277,9 @@ class Engine(wiring.Component):
                 tile.console.ready.eq(console.r_stb),
                 regs.field("console_lost").r_data.eq(tile.console_lost),
                 regs.field("cpu_accesses").r_data.eq(tile.cpu_accesses),
-                regs.field("rx_buffers").r_data.eq(getattr(rx_dma, f"queue{c}").buffers),
+                regs.field("rx_buffers", "large").r_data.eq(getattr(rx_dma, f"queue{c}").buffers_large),
+                regs.field("rx_buffers", "small").r_data.eq(getattr(rx_dma, f"queue{c}").buffers_small),
+                regs.field("rx_flow_dropped").r_data.eq(getattr(rx_dma, f"queue{c}").flow_dropped),
                 regs.field("rx_dropped").r_data.eq(getattr(rx_dma, f"queue{c}").dropped),
             ]
 

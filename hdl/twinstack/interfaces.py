@@ -28,7 +28,10 @@ FrameStream = stream.Signature(FrameWord)
 
 class FrameMeta(data.Struct):
     """What the parser knows of a frame. Offsets and lengths in bytes, from the destination address on, as in
-    ``RX_DESCRIPTOR``; addresses are wire bytes, the first in bits 7:0; ports and TCP fields are in value order."""
+    ``RX_DESCRIPTOR``; addresses are wire bytes, the first in bits 7:0; ports and TCP fields are in value order.
+
+    Addresses and ports are the frame's own; those of an ICMP error with ``has_flow`` are of the packet it quotes, turned
+    round: as a frame of that flow *to us* carries them."""
 
     frame_length: 16
     l3_offset: 8
@@ -51,6 +54,10 @@ class FrameMeta(data.Struct):
     ip_checksum_ok: 1
     l4_checksum_ok: 1
     is_arp_request: 1  # ARP operation is 1
+    icmp_type: 8  # of an ICMP or ICMPv6 message that is no fragment
+    is_icmp_error: 1  # the message quotes a packet; has_flow: its tuple could be read
+    has_flow: 1  # addresses and ports below are a whole TCP or UDP tuple
+    flow_is_tcp: 1  # with has_flow: TCP, otherwise UDP
     vlan_tci: 16
     source: 128
     destination: 128
@@ -75,6 +82,8 @@ class Verdict(data.Struct):
     cores: 4  # bit n: core n gets it; zero: drop it
     answer: 4  # bit n: core n is the one to answer it
     rss_hash: 32
+    flow_hit: 1  # decided by the flow table: for the core's flow queue
+    flow_index: 16
 
 
 class RamPort(wiring.Signature):
@@ -135,11 +144,14 @@ class ProbeRequest(data.Struct):
     destination_port: 16
     is_ipv6: 1
     has_ports: 1
+    is_tcp: 1  # with has_ports
 
 
 class ProbeResult(data.Struct):
     rss_hash: 32
     core: 4
+    flow_hit: 1
+    flow_index: 16
 
 
 class ProbePort(wiring.Signature):
@@ -155,21 +167,65 @@ class ProbePort(wiring.Signature):
         )
 
 
+class FlowRequest(data.Struct):
+    """An operation on the flow table or the UDP port table; the tuple as a frame *to us* carries it."""
+
+    operation: 3  # FlowOperation
+    source: 128
+    destination: 128
+    source_port: 16
+    destination_port: 16
+    is_ipv6: 1
+    is_tcp: 1
+    is_spread: 1
+    index: 16
+
+
+class FlowResult(data.Struct):
+    status: 3  # FlowStatus
+    index: 16
+    core: 4
+
+
+class FlowPort(wiring.Signature):
+    """Flow table operations, from the asking side: one in flight; ``result`` is valid with ``done`` for one cycle."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "request": Out(stream.Signature(FlowRequest)),
+                "result": In(FlowResult),
+                "done": In(1),
+            }
+        )
+
+
 class RxQueuePort(wiring.Signature):
-    """A core's receive queue, from the core's side (block ``rx`` of the register map)."""
+    """A core's receive queues, from the core's side (block ``rx`` of the register map)."""
 
     def __init__(self) -> None:
         super().__init__(
             {
                 "ring": Out(20),  # byte offset in data RAM
+                "other_ring": Out(20),
                 "headers": Out(20),  # byte offset in data RAM
                 "ring_log2": Out(4),
+                "other_ring_log2": Out(4),
                 "enable": Out(1),
+                "limit_flow_large": Out(8),
+                "limit_flow_small": Out(8),
+                "limit_other_large": Out(8),
+                "limit_other_small": Out(8),
+                "watermark": Out(8),
                 "free_valid": Out(1),  # one cycle: give back free_index
                 "free_index": Out(16),
                 "producer": In(16),
-                "buffers": In(16),
+                "other_producer": In(16),
+                "buffers_large": In(16),
+                "buffers_small": In(16),
+                "low": In(1),
                 "dropped": In(32),
+                "flow_dropped": In(32),
                 "bad_free": In(32),
             }
         )
@@ -184,6 +240,7 @@ class TxQueuePort(wiring.Signature):
                 "ring": Out(20),  # byte offset in data RAM
                 "ring_log2": Out(4),
                 "enable": Out(1),
+                "next_hops": Out(20),  # byte offset in data RAM
                 "producer": Out(16),
                 "consumer": In(16),
             }
@@ -306,6 +363,9 @@ class MacCounters(data.Struct):
 __all__ = [
     "CqPort",
     "DmaPort",
+    "FlowPort",
+    "FlowRequest",
+    "FlowResult",
     "FrameMeta",
     "FrameStream",
     "FrameWord",

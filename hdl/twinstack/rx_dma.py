@@ -171,7 +171,7 @@ class RxDma(wiring.Component):
                 pool.reset_pool.eq(self.core_reset[core]),
                 pool.free_valid.eq(queue.free_valid),
                 pool.free_index.eq(queue.free_index),
-                queue.buffers.eq(pool.available),
+                queue.buffers_large.eq(pool.available),
                 queue.bad_free.eq(pool.bad_free),
             ]
             bank_slots.append(bank_slot)

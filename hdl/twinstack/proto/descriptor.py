@@ -22,9 +22,15 @@ RX_DESCRIPTOR = Layout(
     "One received frame. Offsets count from the first byte of the destination address; zero means: not there.",
     (
         Field("version", 0, 0, 8, "Format of this descriptor: 1."),
-        Field("buffer_class", 0, 8, 4, "Size class of the buffer: 0 = 1,536 bytes."),
+        Field("buffer_class", 0, 8, 4, "Size class of the buffer: 0 = 1,536 bytes, 1 = 256 bytes."),
         Field("port", 0, 12, 4, "Network port that received the frame."),
-        Field("buffer_index", 0, 16, 16, "Buffer in the core's RX bank; the frame starts at byte 2 of it."),
+        Field(
+            "buffer_index",
+            0,
+            16,
+            16,
+            "Buffer in the core's RX bank, see rx_buffer_offset; the frame starts at byte 2 of it.",
+        ),
         Field("frame_length", 1, 0, 16, "Bytes of the frame from destination address to payload end, without FCS."),
         Field("l3_offset", 1, 16, 8, "Byte offset of the IPv4/IPv6/ARP header."),
         Field(
@@ -108,6 +114,13 @@ TX_COMMAND = Layout(
         Field(
             "opcode", 0, 0, 8, "RAW: as it stands. GATHER: checksums inserted. SEND, ACK: header template of the flow."
         ),
+        Field(
+            "next_hop",
+            0,
+            8,
+            8,
+            "0: the list starts with the L2 header. n: entry n - 1 of the next-hop table does (GATHER, SEND, ACK).",
+        ),
         Field("port", 0, 16, 4, "Network port to transmit on."),
         Field("gather_count", 0, 20, 4, "Entries of the gather list, 1 to 8."),
         Field("segment_count", 0, 24, 8, "Segments to cut (SEND)."),
@@ -137,3 +150,48 @@ GATHER_ENTRY = Layout(
         Field("length", 1, 0, 16, "Bytes, at least 1."),
     ),
 )
+
+NEXT_HOP = Layout(
+    "next_hop",
+    8,
+    "An L2 header that the TX engine puts before a frame: destination, source, 802.1Q tag if any, EtherType.",
+    (
+        Field("header", 0, 0, 144, "Bytes of the header, in wire order."),
+        Field("length", 7, 0, 8, "Bytes of the header: 14, or 18 with a tag. 0: the entry is not valid."),
+    ),
+)
+
+
+class FlowOperation(IntEnum):
+    """Operations on the dispatcher's tables, ``probe.flow``."""
+
+    INSERT = 0
+    """Enter the tuple for the asking core; one that is there keeps its entry (status EXISTS)."""
+    DELETE = 1
+    """Remove the asking core's entry ``index``; another's, or an unused one, is refused (NOT_FOUND)."""
+    LOOKUP = 2
+    ADD_PORT = 3
+    """Enter the tuple's destination port into the UDP port table for the asking core."""
+    REMOVE_PORT = 4
+
+
+class FlowStatus(IntEnum):
+    """How an operation on the dispatcher's tables ended."""
+
+    OK = 0
+    EXISTS = 1
+    """INSERT: it was there already, maybe for another core. ADD_PORT: another core has it, and one of them does not spread."""
+    FULL = 2
+    NOT_FOUND = 3
+    BAD_OPERATION = 4
+
+
+class RuleAction(IntEnum):
+    """What a dispatch rule does with a frame."""
+
+    OFF = 0
+    CORE = 1
+    MANAGER = 2
+    ALL = 3
+    HASH = 4
+    DROP = 5

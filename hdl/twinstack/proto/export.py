@@ -23,6 +23,7 @@ LAYOUTS = (
     descriptor.RX_DESCRIPTOR,
     descriptor.TX_COMMAND,
     descriptor.GATHER_ENTRY,
+    descriptor.NEXT_HOP,
     queues.SQE,
     queues.SOCKET_ADDRESS,
     queues.NETIF_CONFIG,
@@ -38,6 +39,9 @@ ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("OPERATION_FLAG", queues.OperationFlag),
     ("TX_OPCODE", descriptor.TxOpcode),
     ("TX_STATUS", descriptor.TxStatus),
+    ("FLOW_OPERATION", descriptor.FlowOperation),
+    ("FLOW_STATUS", descriptor.FlowStatus),
+    ("RULE_ACTION", descriptor.RuleAction),
 )
 
 CONSTANTS = (
@@ -53,7 +57,8 @@ CONSTANTS = (
     ("CSR_MANAGER_BASE", memory_map.CSR_MANAGER_BASE, "The manager's CSR page, from a core."),
     ("HOST_PAGE_BASE", memory_map.HOST_PAGE_BASE, "The host's CSR page, from the host."),
     ("HOST_MANAGER_BASE", memory_map.HOST_MANAGER_BASE, "The manager's CSR page, from the host."),
-    ("RX_BUFFER_BYTES", memory_map.RX_BUFFER_BYTES, "Size of an RX buffer."),
+    ("RX_BUFFER_BYTES", memory_map.RX_BUFFER_BYTES, "Size of a large RX buffer."),
+    ("RX_SMALL_BUFFER_BYTES", memory_map.RX_SMALL_BUFFER_BYTES, "Size of a small RX buffer."),
     ("TX_BUFFER_BYTES", memory_map.TX_BUFFER_BYTES, "Size of a TX buffer."),
     ("DIRECTORY_WORDS", memory_map.DIRECTORY_WORDS, "Words of the port directory."),
     ("DESCRIPTOR_VERSION", descriptor.DESCRIPTOR_VERSION, "Version of the RX descriptor."),
@@ -189,6 +194,7 @@ def config_header(config: EngineConfig) -> str:
     lines += [f"#define TS_CONFIG_{field.name.upper()} {getattr(config, field.name)}u" for field in fields(config)]
     lines += [
         f"#define TS_CONFIG_RX_BUFFERS {config.rx_buffers}u",
+        f"#define TS_CONFIG_RX_LARGE_BUFFERS {config.rx_large_buffers}u",
         f"#define TS_CONFIG_TX_BUFFERS {config.tx_buffers}u",
     ]
     return "\n".join([*lines, "", "#endif", ""])

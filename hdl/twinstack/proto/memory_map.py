@@ -29,7 +29,15 @@ HOST_MANAGER_BASE = 0x4000
 HOST_CSR_BYTES = 0x8000
 
 RX_BUFFER_BYTES = 1536
+RX_SMALL_BUFFER_BYTES = 256
 TX_BUFFER_BYTES = 1536
 RX_RING_ENTRIES_MAX = 64
 DIRECTORY_WORDS = 256
 """Words of the port directory at the start of the shared region."""
+
+
+def rx_buffer_offset(index: int, large: int) -> int:
+    """Byte offset in the RX bank of buffer ``index``, where the first ``large`` are of the large class."""
+    return (
+        index * RX_BUFFER_BYTES if index < large else large * RX_BUFFER_BYTES + (index - large) * RX_SMALL_BUFFER_BYTES
+    )

@@ -19,7 +19,15 @@ def present() -> Iterator[str]:
             if isinstance(value, Layout):
                 yield f"layout {value.name} words={value.words}"
                 yield from (f"  {f.name} word={f.word} lsb={f.lsb} width={f.width}" for f in value)
-    for enum in (queues.Operation, queues.OperationFlag, descriptor.TxOpcode, descriptor.TxStatus):
+    for enum in (
+        queues.Operation,
+        queues.OperationFlag,
+        descriptor.TxOpcode,
+        descriptor.TxStatus,
+        descriptor.FlowOperation,
+        descriptor.FlowStatus,
+        descriptor.RuleAction,
+    ):
         yield f"enum {enum.__name__} " + " ".join(f"{member.name}={member.value}" for member in enum)
     for name, value in vars(memory_map).items():
         if isinstance(value, int):
