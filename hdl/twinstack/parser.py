@@ -1,5 +1,8 @@
-"""Parses Ethernet II frames as they pass: IEEE 802.3 clause 3, IEEE 802.1Q clause 9, RFC 826 (ARP), RFC 791 (IPv4),
-RFC 8200 (IPv6), RFC 9293 (TCP), RFC 768 (UDP), RFC 7323 (timestamps)."""
+"""Parses Ethernet II frames as they pass: which headers there are, what they say, and whether the frame is good.
+
+:class:`~twinstack.header_walk.HeaderWalk` finds the headers; here their fields are taken, and the verdict given.
+RFC 826 (ARP), RFC 791 (IPv4), RFC 8200 (IPv6), RFC 9293 (TCP), RFC 7323 (timestamps), RFC 792 and RFC 4443 (ICMP).
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,25 @@ from amaranth import *
 from amaranth.lib import enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from .checksum import CHECKSUM_LATENCY, OnesComplementSum
-from .interfaces import FrameMeta, FrameStream, FrameWord
+from .header_walk import SUM_LATENCY, HeaderWalk
+from .headers import (
+    ETHERNET_HEADER_BYTES,
+    ICMP_ERROR_HEADER_BYTES,
+    ICMP_ERRORS,
+    IPV6_HEADER_BYTES,
+    PROTOCOL_TCP,
+    PROTOCOL_UDP,
+    QUOTED_PORTS_BYTES,
+    TCP_HEADER_BYTES,
+    TIMESTAMP_OPTION_WORD,
+    VLAN_TAG_BYTES,
+    swap,
+    swap_word,
+)
+from .interfaces import FrameMeta, FrameStream
 from .proto.descriptor import FRAME_PAD_BYTES, HEADER_COPY_BYTES
 
-ETHERTYPE_IPV4 = 0x0800
-ETHERTYPE_ARP = 0x0806
-ETHERTYPE_VLAN = 0x8100
-ETHERTYPE_IPV6 = 0x86DD
-PROTOCOL_ICMP = 1
-PROTOCOL_TCP = 6
-PROTOCOL_UDP = 17
-PROTOCOL_ICMPV6 = 58
-IPV6_EXTENSIONS = (0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254)
-"""Next header values that are extension headers (IANA "IPv6 Extension Header Types")."""
-TIMESTAMP_OPTION_WORD = 0x0A080101
-"""NOP, NOP, timestamp (8), length 10: RFC 7323 appendix A; earliest byte lowest."""
-
-VERDICT_STAGES = CHECKSUM_LATENCY + 1
+VERDICT_STAGES = SUM_LATENCY
 PARSER_LATENCY = VERDICT_STAGES + 2
 """Cycles from a frame's last word at the parser's input to ``done``."""
 
@@ -38,19 +42,10 @@ class ParserVerdict(enum.Enum, shape=2):
     BAD_FRAME = 1
     """The MAC's error mark, or too long."""
     UNKNOWN_ETHERTYPE = 2
-    """Neither ARP nor IP, or an IEEE 802.3 length, or no type at all."""
+    """Neither ARP nor IP, or an IEEE 802.3 length, or two tags, or no type at all."""
     CHECKSUM_ERROR = 3
-    """Wrong checksum of IPv4, TCP or UDP, or lengths in their headers that contradict each other or the frame."""
-
-
-def _swap(value: Value) -> Value:
-    """A 16-bit field of a stream word in value order."""
-    return Cat(value[8:16], value[0:8])
-
-
-def _swap_word(value: Value) -> Value:
-    """A 32-bit field of a stream word in value order."""
-    return Cat(value[24:32], value[16:24], value[8:16], value[0:8])
+    """Wrong checksum of IPv4, TCP, UDP, ICMP or ICMPv6, none in UDP over IPv6 (RFC 8200, 8.1), or lengths in the headers
+    that contradict each other or the frame."""
 
 
 class FrameParser(wiring.Component):
@@ -76,9 +71,9 @@ class FrameParser(wiring.Component):
     ------
     One word per cycle, frames of any length without a gap between them.
 
-    What is not there is zero in ``meta``. Fragments and IPv6 packets with extension headers are good, but their L4 is
-    neither parsed nor checked. A TCP header that ends beyond :data:`HEADER_COPY_BYTES` is checked, but its fields are
-    zero. A UDP datagram ends where its own length says (RFC 768), which can be before the end of the IP datagram.
+    What is not there is zero in ``meta``. L4 is neither parsed nor checked in fragments, and where ``is_truncated_parse``
+    says that extension headers hide it, see :class:`~twinstack.header_walk.HeaderWalk`. A TCP or UDP header that ends
+    beyond :data:`HEADER_COPY_BYTES` is checked, but its fields are zero and ``is_truncated_parse`` is set.
 
     Raises
     ------
@@ -103,49 +98,67 @@ class FrameParser(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.ip_sum = ip_sum = OnesComplementSum()
-        m.submodules.l4_sum = l4_sum = OnesComplementSum()
-
-        valid = Signal()
-        frame_word = Signal(FrameWord)
-        m.d.comb += self.i.ready.eq(1)
-        m.d.sync += valid.eq(self.i.valid)
+        m.submodules.walk = walk = HeaderWalk()
+        error = Signal()
+        m.d.comb += [
+            self.i.ready.eq(1),
+            walk.i_valid.eq(self.i.valid),
+            walk.i_word.eq(self.i.payload.data),
+            walk.i_count.eq(self.i.payload.count),
+            walk.i_last.eq(self.i.payload.last),
+        ]
         with m.If(self.i.valid):
-            m.d.sync += frame_word.eq(self.i.payload)
-        word, count, last = frame_word.data, frame_word.count, frame_word.last
+            m.d.sync += error.eq(self.i.payload.error)
+        valid, word, count, last, position = walk.valid, walk.word, walk.count, walk.last, walk.position
 
-        # Ethernet
         length = Signal(12)  # frame bytes so far
         too_long = Signal()
+        first = Signal(init=1)  # the next word is a frame's first
+        with m.If(valid):
+            m.d.sync += first.eq(last)
+            with m.If(first):
+                m.d.sync += [length.eq(Mux(count > FRAME_PAD_BYTES, count - FRAME_PAD_BYTES, 0)), too_long.eq(0)]
+            with m.Elif(~too_long):
+                m.d.sync += length.eq(length + count)
+
         is_broadcast = Signal()
         is_multicast = Signal()
         group = Signal()
         low_ones = Signal()
-        has_vlan = Signal()
         vlan_tci = Signal(16)
-        is_arp = Signal()
-        is_arp_request = Signal()
-        # IP
-        is_ipv4 = Signal()
-        is_ipv6 = Signal()
-        l3_whole = Signal()  # the fixed part of the L3 header is there
-        ip_malformed = Signal()
-        ip_header_words = Signal(4)
-        ip_protocol = Signal(8)
-        ip_length = Signal(17)  # bytes from the first of the IP (or ARP) header
-        is_fragment = Signal()
-        has_ip_options = Signal()
-        has_extensions = Signal()
+        with m.If(walk.in_start):
+            with m.If(position == 0):
+                m.d.sync += [group.eq(word[16]), low_ones.eq(word[16:32].all())]
+            with m.If(position == 1):
+                broadcast = low_ones & word.all()
+                m.d.sync += [is_broadcast.eq(broadcast), is_multicast.eq(group & ~broadcast)]
+        with m.If(walk.in_vlan):
+            m.d.sync += vlan_tci.eq(swap(word[0:16]))
+
         source = Signal(128)
         destination = Signal(128)
-        # L4
-        is_tcp = Signal()
-        is_udp = Signal()
-        is_icmp = Signal()
-        l4_word = Signal(5)  # frame words before L4, less one: byte offsets count from 2 bytes into word 0
-        l4_length = Signal(16)
-        l4_malformed = Signal()
-        no_udp_checksum = Signal()
+        is_arp_request = Signal()
+        with m.If(walk.in_arp), m.Switch(position):
+            with m.Case(1):
+                m.d.sync += is_arp_request.eq(swap(word[16:32]) == 1)
+            with m.Case(3):
+                m.d.sync += source[0:16].eq(word[16:32])
+            with m.Case(4):
+                m.d.sync += source[16:32].eq(word[0:16])
+            with m.Case(6):
+                m.d.sync += destination[0:32].eq(word)
+        with m.If(walk.in_ipv4), m.Switch(position):
+            with m.Case(3):
+                m.d.sync += source[0:32].eq(word)
+            with m.Case(4):
+                m.d.sync += destination[0:32].eq(word)
+        with m.If(walk.in_ipv6), m.Switch(position):
+            for index in range(4):
+                with m.Case(2 + index):
+                    m.d.sync += source.word_select(index, 32).eq(word)
+                with m.Case(6 + index):
+                    m.d.sync += destination.word_select(index, 32).eq(word)
+
         source_port = Signal(16)
         destination_port = Signal(16)
         tcp_sequence = Signal(32)
@@ -156,241 +169,35 @@ class FrameParser(wiring.Component):
         timestamp_here = Signal()
         tcp_tsval = Signal(32)
         tcp_tsecr = Signal(32)
-        payload_word = Signal(6)  # as l4_word
-        payload_length = Signal(16)
+        with m.If(walk.in_l4 & ~walk.is_icmp), m.Switch(position):
+            with m.Case(0):
+                m.d.sync += [source_port.eq(swap(word[0:16])), destination_port.eq(swap(word[16:32]))]
+            with m.Case(1):
+                m.d.sync += tcp_sequence.eq(swap_word(word))
+            with m.Case(2):
+                m.d.sync += tcp_acknowledgement.eq(swap_word(word))
+            with m.Case(3):
+                m.d.sync += [
+                    tcp_header_words.eq(word[4:8]),
+                    tcp_flags.eq(word[8:16]),
+                    tcp_window.eq(swap(word[16:32])),
+                ]
+            with m.Case(5):
+                m.d.sync += timestamp_here.eq(word == TIMESTAMP_OPTION_WORD)
+            with m.Case(6):
+                m.d.sync += tcp_tsval.eq(swap_word(word))
+            with m.Case(7):
+                m.d.sync += tcp_tsecr.eq(swap_word(word))
 
-        l3_word = Mux(has_vlan, 4, 3)  # as l4_word
-        unread = Signal(16)  # bytes of L4 that are still to be summed
-        to_sum = Signal(32)
-        sum_starts = Signal()
-        sum_valid = Signal()
-        position = Signal(4)  # word within the header; stays at 15
-        first = Signal(init=1)  # the next word is a frame's first
-
-        with m.If(valid):
-            m.d.sync += [first.eq(last), position.eq(Mux(position == 15, 15, position + 1))]
-            with m.If(~too_long):
-                m.d.sync += length.eq(length + count)
-
-        def clear_last_frame():
-            m.d.sync += [
-                Cat(
-                    too_long, is_broadcast, is_multicast, has_vlan, is_arp, is_arp_request, is_ipv4, is_ipv6, l3_whole,
-                    ip_malformed, is_fragment, has_ip_options, has_extensions, is_tcp, is_udp, is_icmp,
-                    l4_malformed, no_udp_checksum,
-                ).eq(0),
-                Cat(vlan_tci, ip_protocol, l4_length, payload_length, payload_word, timestamp_here).eq(0),
-                tcp_header_words.eq(0),
-                length.eq(Mux(count > FRAME_PAD_BYTES, count - FRAME_PAD_BYTES, 0)),
-            ]  # fmt: skip
-
-        def go(state):
-            """Continue with ``state``, or with the next frame after the last word."""
-            with m.If(last):
-                m.next = "Ethernet Header"
-            with m.Else():
-                m.next = state
-            m.d.sync += position.eq(0)
-
-        def restart_at_last():
-            with m.If(last):
-                m.next = "Ethernet Header"
-                m.d.sync += position.eq(0)
-
-        def decode_ethertype(*, tagged):
-            """Leave for the header that the EtherType in the upper half of the word names."""
-            ethertype = Mux(count == 4, _swap(word[16:32]), 0)
-            with m.Switch(ethertype):
-                with m.Case(ETHERTYPE_IPV4):
-                    m.d.sync += is_ipv4.eq(1)
-                    go("IPv4 Header")
-                with m.Case(ETHERTYPE_IPV6):
-                    m.d.sync += is_ipv6.eq(1)
-                    go("IPv6 Header")
-                with m.Case(ETHERTYPE_ARP):
-                    m.d.sync += is_arp.eq(1)
-                    go("ARP")
-                if not tagged:
-                    with m.Case(ETHERTYPE_VLAN):
-                        m.d.sync += has_vlan.eq(1)
-                        go("VLAN Tag")
-                with m.Default():
-                    go("Rest")
-
-        with m.If(valid), m.FSM():
-            with m.State("Ethernet Header"):
-                restart_at_last()
-                with m.Switch(position):
-                    with m.Case(0):
-                        clear_last_frame()
-                        m.d.sync += [group.eq(word[16]), low_ones.eq(word[16:32].all())]
-                    with m.Case(1):
-                        broadcast = low_ones & word.all()
-                        m.d.sync += [is_broadcast.eq(broadcast), is_multicast.eq(group & ~broadcast)]
-                    with m.Case(3):
-                        decode_ethertype(tagged=False)
-
-            with m.State("VLAN Tag"):
-                m.d.sync += vlan_tci.eq(_swap(word[0:16]))
-                decode_ethertype(tagged=True)
-
-            with m.State("ARP"):
-                restart_at_last()
-                with m.Switch(position):
-                    with m.Case(0):
-                        m.d.sync += ip_length.eq(28)
-                    with m.Case(1):
-                        m.d.sync += is_arp_request.eq(_swap(word[16:32]) == 1)
-                    with m.Case(3):
-                        m.d.sync += source[0:16].eq(word[16:32])
-                    with m.Case(4):
-                        m.d.sync += source[16:32].eq(word[0:16])
-                    with m.Case(6):
-                        m.d.sync += [destination[0:32].eq(word), l3_whole.eq(count == 4)]
-                        go("Rest")
-
-            with m.State("IPv4 Header"):
-                restart_at_last()
-                m.d.comb += [ip_sum.valid.eq(1), ip_sum.start.eq(position == 0), ip_sum.word.eq(word)]
-                with m.Switch(position):
-                    with m.Case(0):
-                        header_words = word[0:4]
-                        m.d.sync += [
-                            ip_malformed.eq((word[4:8] != 4) | (header_words < 5)),
-                            has_ip_options.eq(header_words > 5),
-                            ip_header_words.eq(header_words),
-                            l4_word.eq(l3_word + header_words),
-                            ip_length.eq(_swap(word[16:32])),
-                        ]
-                    with m.Case(1):
-                        rest = ip_length[:16] - Cat(Const(0, 2), ip_header_words)
-                        m.d.sync += [
-                            l4_length.eq(rest),
-                            is_fragment.eq(word[16:22].any() | word[24:32].any()),
-                        ]
-                        with m.If(rest < 0):
-                            m.d.sync += ip_malformed.eq(1)
-                    with m.Case(2):
-                        protocol = word[8:16]
-                        m.d.sync += [
-                            ip_protocol.eq(protocol),
-                            is_tcp.eq(~is_fragment & (protocol == PROTOCOL_TCP)),
-                            is_udp.eq(~is_fragment & (protocol == PROTOCOL_UDP)),
-                            is_icmp.eq(~is_fragment & (protocol == PROTOCOL_ICMP)),
-                        ]
-                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(1), to_sum[8:16].eq(protocol)]
-                        with m.If(protocol != PROTOCOL_UDP):
-                            m.d.comb += to_sum[16:32].eq(_swap(l4_length))
-                    with m.Case(3):
-                        m.d.sync += source[0:32].eq(word)
-                        m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
-                    with m.Case(4):
-                        m.d.sync += [destination[0:32].eq(word), l3_whole.eq(1)]
-                        m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
-                with m.If((position >= 4) & (ip_malformed | (position + 1 == ip_header_words))):
-                    m.d.sync += unread.eq(l4_length)
-                    with m.If(is_tcp | is_udp):
-                        go("Layer 4")
-                    with m.Else():
-                        go("Rest")
-
-            with m.State("IPv6 Header"):
-                restart_at_last()
-                with m.Switch(position):
-                    with m.Case(0):
-                        m.d.sync += [ip_malformed.eq(word[4:8] != 6), l4_word.eq(l3_word + 10)]
-                    with m.Case(1):
-                        protocol = word[16:24]
-                        payload = _swap(word[0:16])
-                        m.d.sync += [
-                            l4_length.eq(payload),
-                            unread.eq(payload),
-                            ip_length.eq(payload + 40),
-                            ip_protocol.eq(protocol),
-                            is_tcp.eq(protocol == PROTOCOL_TCP),
-                            is_udp.eq(protocol == PROTOCOL_UDP),
-                            is_icmp.eq(protocol == PROTOCOL_ICMPV6),
-                            has_extensions.eq(protocol.matches(*IPV6_EXTENSIONS)),
-                        ]
-                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(1), to_sum[24:32].eq(protocol)]
-                        with m.If(protocol != PROTOCOL_UDP):
-                            m.d.comb += to_sum[0:16].eq(word[0:16])
-                    for index in range(4):
-                        with m.Case(2 + index):
-                            m.d.sync += source.word_select(index, 32).eq(word)
-                            m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
-                        with m.Case(6 + index):
-                            m.d.sync += destination.word_select(index, 32).eq(word)
-                            m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
-                with m.If(position == 9):
-                    m.d.sync += l3_whole.eq(1)
-                    with m.If(is_tcp | is_udp):
-                        go("Layer 4")
-                    with m.Else():
-                        go("Rest")
-
-            with m.State("Layer 4"):
-                restart_at_last()
-                # Padding of the last word, and what follows the datagram, does not belong to the sum.
-                m.d.comb += sum_valid.eq(1)
-                with m.If(unread[2:].any()):
-                    m.d.comb += to_sum.eq(word)
-                    m.d.sync += unread.eq(unread - 4)
-                with m.Else():
-                    for byte in range(3):
-                        with m.If(unread[:2] > byte):
-                            m.d.comb += to_sum.word_select(byte, 8).eq(word.word_select(byte, 8))
-                    m.d.sync += unread.eq(0)
-                with m.Switch(position):
-                    with m.Case(0):
-                        m.d.sync += [
-                            source_port.eq(_swap(word[0:16])),
-                            destination_port.eq(_swap(word[16:32])),
-                            l4_malformed.eq(l4_length < Mux(is_tcp, 20, 8)),
-                        ]
-                    with m.Case(1):
-                        m.d.sync += tcp_sequence.eq(_swap_word(word))
-                        udp_length = _swap(word[0:16])
-                        with m.If(is_udp):
-                            m.d.sync += [
-                                payload_word.eq(l4_word + 2),
-                                payload_length.eq(udp_length - 8),
-                                unread.eq(udp_length - 8),
-                                no_udp_checksum.eq(word[16:32] == 0),
-                            ]
-                            with m.If((udp_length < 8) | (udp_length > l4_length)):
-                                m.d.sync += l4_malformed.eq(1)
-                            # The length is summed twice, here and in the pseudo header: twice a number is its
-                            # rotation in ones' complement.
-                            m.d.comb += to_sum.eq(Cat(word[0:16].rotate_left(1), word[16:32]))
-                    with m.Case(2):
-                        m.d.sync += tcp_acknowledgement.eq(_swap_word(word))
-                    with m.Case(3):
-                        header_words = word[4:8]
-                        rest = l4_length - Cat(Const(0, 2), header_words)
-                        m.d.sync += [
-                            tcp_flags.eq(word[8:16]),
-                            tcp_window.eq(_swap(word[16:32])),
-                        ]
-                        with m.If(is_tcp):
-                            m.d.sync += [
-                                tcp_header_words.eq(header_words),
-                                payload_word.eq(l4_word + header_words),
-                                payload_length.eq(rest),
-                            ]
-                            with m.If((header_words < 5) | (rest < 0)):
-                                m.d.sync += l4_malformed.eq(1)
-                    with m.Case(5):
-                        m.d.sync += timestamp_here.eq(word == TIMESTAMP_OPTION_WORD)
-                    with m.Case(6):
-                        m.d.sync += tcp_tsval.eq(_swap_word(word))
-                    with m.Case(7):
-                        m.d.sync += tcp_tsecr.eq(_swap_word(word))
-
-            with m.State("Rest"):
-                restart_at_last()
-
-        m.d.sync += [l4_sum.valid.eq(valid & sum_valid), l4_sum.start.eq(sum_starts), l4_sum.word.eq(to_sum)]
+        icmp_type = Signal(8)
+        is_icmp_error = Signal()
+        has_quoted_flow = Signal()
+        quoted_is_tcp = Signal()
+        self._parse_icmp(
+            m, walk, icmp_type=icmp_type, is_icmp_error=is_icmp_error, has_quoted_flow=has_quoted_flow,
+            quoted_is_tcp=quoted_is_tcp, source=source, destination=destination, source_port=source_port,
+            destination_port=destination_port,
+        )  # fmt: skip
 
         # Verdict. Stage 1 is the cycle after the last word was parsed; the checksums are there in the last stage. Frames
         # can end in every cycle, but those that can be good have at least 9 words, so what is held of one is safe.
@@ -407,22 +214,20 @@ class FrameParser(wiring.Component):
                 m.d.sync += later.eq(earlier)
         ended_error = Signal()
         l3_bytes = Signal(12)
-        m.d.sync += [
-            ended[0].eq(valid & last),
-            ended_error.eq(frame_word.error),
-            l3_bytes.eq(length - Mux(has_vlan, 18, 14)),
-        ]
+        l3_offset = Mux(walk.has_vlan, ETHERNET_HEADER_BYTES + VLAN_TAG_BYTES, ETHERNET_HEADER_BYTES)
+        zero_checksum = walk.is_udp & walk.no_udp_checksum
+        m.d.sync += [ended[0].eq(valid & last), ended_error.eq(error), l3_bytes.eq(length - l3_offset)]
         m.d.comb += [
             bad_frame[0].eq(ended_error | too_long | past_limit),
-            unknown[0].eq(~(is_arp | is_ipv4 | is_ipv6)),
-            malformed[0].eq(~l3_whole | ip_malformed | l4_malformed),
-            check_ip[0].eq(is_ipv4),
-            check_l4[0].eq(is_tcp | is_udp & ~(is_ipv4 & no_udp_checksum)),
+            unknown[0].eq(~(walk.is_arp | walk.is_ipv4 | walk.is_ipv6)),
+            malformed[0].eq(~walk.l3_whole | walk.ip_malformed | walk.l4_malformed | (zero_checksum & walk.is_ipv6)),
+            check_ip[0].eq(walk.is_ipv4),
+            check_l4[0].eq((walk.is_tcp | walk.is_udp | walk.is_icmp) & ~zero_checksum),
         ]
         # A datagram longer than its frame. The next frame does not touch ip_length before its word 4.
-        m.d.sync += malformed[2].eq(malformed[1] | (ip_length > l3_bytes))
+        m.d.sync += malformed[2].eq(malformed[1] | (walk.ip_length > l3_bytes))
         verdict = Signal(ParserVerdict)
-        wrong_sum = check_ip[-1] & ~ip_sum.is_ones | check_l4[-1] & ~l4_sum.is_ones
+        wrong_sum = check_ip[-1] & ~walk.ip_sum_is_ones | check_l4[-1] & ~walk.l4_sum_is_ones
         with m.If(bad_frame[-1]):
             m.d.comb += verdict.eq(ParserVerdict.BAD_FRAME)
         with m.Elif(unknown[-1]):
@@ -433,45 +238,50 @@ class FrameParser(wiring.Component):
 
         # What the next frame's first words overwrite is held; the rest changes only from its word 6 on.
         held = Signal(FrameMeta)
-        has_l4 = is_tcp | is_udp | is_icmp
-        l4_beyond = is_tcp & (payload_word >= HEADER_COPY_BYTES // 4)
-        l4_parsed = has_l4 & ~l4_beyond
-        only_timestamp = (tcp_header_words == 8) & timestamp_here
-        with m.If(ended[0] & l3_whole & ~bad_frame[0]):
+        has_ports = walk.is_tcp | walk.is_udp
+        beyond = has_ports & (walk.payload_word >= HEADER_COPY_BYTES // 4)
+        is_tcp, is_udp = walk.is_tcp & ~beyond, walk.is_udp & ~beyond
+        tcp_options = is_tcp & (tcp_header_words > TCP_HEADER_BYTES // 4)
+        only_timestamp = (tcp_header_words == TCP_HEADER_BYTES // 4 + 3) & timestamp_here
+        quotes = walk.is_icmp & is_icmp_error & has_quoted_flow
+        with m.If(ended[0] & walk.l3_whole & ~bad_frame[0]):
             m.d.sync += [
                 held.frame_length.eq(length),
-                held.l3_offset.eq(Mux(has_vlan, 18, 14)),
-                held.l4_offset.eq(Mux(l4_parsed, Cat(Const(FRAME_PAD_BYTES, 2), l4_word), 0)),
-                held.payload_offset.eq(Mux(l4_parsed & ~is_icmp, Cat(Const(FRAME_PAD_BYTES, 2), payload_word), 0)),
-                held.payload_length.eq(Mux(l4_parsed & ~is_icmp, payload_length, 0)),
-                held.is_ipv4.eq(is_ipv4),
-                held.is_ipv6.eq(is_ipv6),
-                held.is_tcp.eq(is_tcp & l4_parsed),
+                held.l3_offset.eq(l3_offset),
+                held.l4_offset.eq(Mux(is_tcp | is_udp | walk.is_icmp, Cat(Const(FRAME_PAD_BYTES, 2), walk.l4_word), 0)),
+                held.payload_offset.eq(Mux(is_tcp | is_udp, Cat(Const(FRAME_PAD_BYTES, 2), walk.payload_word), 0)),
+                held.payload_length.eq(Mux(is_tcp | is_udp, walk.payload_length, 0)),
+                held.is_ipv4.eq(walk.is_ipv4),
+                held.is_ipv6.eq(walk.is_ipv6),
+                held.is_tcp.eq(is_tcp),
                 held.is_udp.eq(is_udp),
-                held.is_icmp.eq(is_icmp),
-                held.is_arp.eq(is_arp),
-                held.is_arp_request.eq(is_arp_request),
-                held.is_fragment.eq(is_fragment),
-                held.has_ip_options.eq(has_ip_options | has_extensions),
-                held.has_vlan.eq(has_vlan),
-                held.vlan_tci.eq(Mux(has_vlan, vlan_tci, 0)),
+                held.is_icmp.eq(walk.is_icmp),
+                held.is_arp.eq(walk.is_arp),
+                held.is_arp_request.eq(walk.is_arp & is_arp_request),
+                held.is_fragment.eq(walk.is_fragment),
+                held.has_ip_options.eq(walk.has_options),
+                held.has_vlan.eq(walk.has_vlan),
+                held.vlan_tci.eq(Mux(walk.has_vlan, vlan_tci, 0)),
                 held.is_broadcast.eq(is_broadcast),
                 held.is_multicast.eq(is_multicast),
-                held.has_tcp_options.eq(is_tcp & l4_parsed & (tcp_header_words > 5)),
-                held.is_truncated_parse.eq(l4_beyond | has_extensions),
-                held.ip_checksum_ok.eq(is_ipv4 | is_ipv6),
-                held.l4_checksum_ok.eq(is_tcp | is_udp),  # a frame with a wrong one is not good
-                held.ip_protocol.eq(ip_protocol),
-                held.option_timestamp.eq(is_tcp & l4_parsed & only_timestamp),
-                held.option_other.eq(is_tcp & l4_parsed & (tcp_header_words > 5) & ~only_timestamp),
+                held.has_tcp_options.eq(tcp_options),
+                held.is_truncated_parse.eq(beyond | walk.is_truncated),
+                held.ip_checksum_ok.eq(walk.is_ipv4 | walk.is_ipv6),
+                held.l4_checksum_ok.eq(has_ports | walk.is_icmp),  # a frame with a wrong one is not good
+                held.ip_protocol.eq(walk.ip_protocol),
+                held.is_icmp_error.eq(walk.is_icmp & is_icmp_error),
+                held.has_flow.eq(is_tcp | is_udp | quotes),
+                held.flow_is_tcp.eq(is_tcp | (quotes & quoted_is_tcp)),
+                held.option_timestamp.eq(is_tcp & only_timestamp),
+                held.option_other.eq(tcp_options & ~only_timestamp),
             ]
-        ports = held.is_tcp | held.is_udp
         m.d.comb += [
             self.meta.eq(held),
             self.meta.source.eq(Cat(source[:32], Mux(held.is_ipv6, source[32:], 0))),
             self.meta.destination.eq(Cat(destination[:32], Mux(held.is_ipv6, destination[32:], 0))),
-            self.meta.source_port.eq(Mux(ports, source_port, 0)),
-            self.meta.destination_port.eq(Mux(ports, destination_port, 0)),
+            self.meta.source_port.eq(Mux(held.has_flow, source_port, 0)),
+            self.meta.destination_port.eq(Mux(held.has_flow, destination_port, 0)),
+            self.meta.icmp_type.eq(Mux(held.is_icmp, icmp_type, 0)),
             self.meta.tcp_sequence.eq(Mux(held.is_tcp, tcp_sequence, 0)),
             self.meta.tcp_acknowledgement.eq(Mux(held.is_tcp, tcp_acknowledgement, 0)),
             self.meta.tcp_window.eq(Mux(held.is_tcp, tcp_window, 0)),
@@ -480,3 +290,62 @@ class FrameParser(wiring.Component):
             self.meta.tcp_tsecr.eq(Mux(held.option_timestamp, tcp_tsecr, 0)),
         ]
         return m
+
+    def _parse_icmp(
+        self, m, walk, *, icmp_type, is_icmp_error, has_quoted_flow, quoted_is_tcp, source, destination, source_port,
+        destination_port,
+    ):  # fmt: skip
+        """The type, and the tuple that an error quotes: the quoted packet is ours, so its ends change places.
+
+        Whether the ports lie within the parsed bytes is known before the first address comes, so that the packet's own
+        addresses stay where the quoted ones are not wanted.
+        """
+        word, position = walk.word, walk.position
+        quoted_words = Signal(4)  # of the quoted IP header
+        right_version = Signal()
+        start = ICMP_ERROR_HEADER_BYTES // 4
+        quoted_protocol = Mux(walk.is_ipv6, word[16:24], word[8:16])
+        has_quoted_ports = (quoted_protocol == PROTOCOL_TCP) | (quoted_protocol == PROTOCOL_UDP)
+        # Both in words; l4_word is one less than that of L4.
+        ports_here = walk.l4_word + 1 + start + quoted_words < HEADER_COPY_BYTES // 4
+        l4_words = walk.l4_length[2:]
+        ports_there = l4_words >= quoted_words + (ICMP_ERROR_HEADER_BYTES + QUOTED_PORTS_BYTES) // 4
+        with m.If(walk.in_l4 & walk.is_icmp), m.Switch(position):
+            with m.Case(0):
+                m.d.sync += [icmp_type.eq(word[0:8]), has_quoted_flow.eq(0)]
+                m.d.sync += is_icmp_error.eq(Mux(walk.is_ipv6, ~word[7], word[0:8].matches(*ICMP_ERRORS)))
+            with m.Case(start):
+                m.d.sync += [
+                    quoted_words.eq(Mux(walk.is_ipv6, IPV6_HEADER_BYTES // 4, word[0:4])),
+                    right_version.eq(
+                        Mux(walk.is_ipv6, word[4:8] == 6, (word[4:8] == 4) & (word[0:4] >= 5)) & is_icmp_error
+                    ),
+                ]
+            with m.Case(start + 1):
+                no_offset = ~(word[16:21].any() | word[24:32].any())  # only the first fragment has ports
+                m.d.sync += [
+                    has_quoted_flow.eq(
+                        right_version & ports_here & ports_there & Mux(walk.is_ipv6, has_quoted_ports, no_offset)
+                    ),
+                    quoted_is_tcp.eq(quoted_protocol == PROTOCOL_TCP),
+                ]
+            with m.Case(start + 2):
+                with m.If(walk.is_ipv4):
+                    m.d.sync += [
+                        has_quoted_flow.eq(has_quoted_flow & has_quoted_ports),
+                        quoted_is_tcp.eq(quoted_protocol == PROTOCOL_TCP),
+                    ]
+        with m.If(walk.in_l4 & walk.is_icmp & has_quoted_flow):
+            with m.If(walk.is_ipv4), m.Switch(position):
+                with m.Case(start + 3):
+                    m.d.sync += destination[0:32].eq(word)
+                with m.Case(start + 4):
+                    m.d.sync += source[0:32].eq(word)
+            with m.Else(), m.Switch(position):
+                for index in range(4):
+                    with m.Case(start + 2 + index):
+                        m.d.sync += destination.word_select(index, 32).eq(word)
+                    with m.Case(start + 6 + index):
+                        m.d.sync += source.word_select(index, 32).eq(word)
+            with m.If(position == start + quoted_words):
+                m.d.sync += [destination_port.eq(swap(word[0:16])), source_port.eq(swap(word[16:32]))]

@@ -1,183 +1,32 @@
-"""What a receiver must find in a frame, written from the RFCs with plain byte slices; and random frames made by scapy.
-
-:func:`inspect` knows nothing of the gateware but the names of the ``FrameMeta`` fields.
-"""
+"""Random frames made by scapy, and damaged ones. What a receiver must find in them says
+:mod:`twinstack.models.parser`; ``tests/nightly/test_parser_scapy.py`` compares that with scapy."""
 
 from __future__ import annotations
 
 import random
 import struct
-from dataclasses import dataclass, field
 
-GOOD = "good"
-BAD_FRAME = "bad_frame"
-CHECKSUM_ERRORS = "checksum_errors"
-UNKNOWN_ETHERTYPE = "unknown_ethertype"
+from twinstack.models.parser import (
+    BAD_FRAME,
+    CHECKSUM_ERRORS,
+    GOOD,
+    UNKNOWN_ETHERTYPE,
+    inspect,
+    ones_complement_sum,
+)
 
-PARSED_BYTES = 126  # of the frame; 128 with the two pad bytes before it
-IPV6_EXTENSION_HEADERS = {0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254}
-
-
-@dataclass
-class Inspection:
-    """The verdict, and for a good frame all ``FrameMeta`` fields that are not zero."""
-
-    verdict: str
-    meta: dict[str, int] = field(default_factory=dict)
-
-
-def ones_complement_sum(data: bytes) -> int:
-    """RFC 1071: the folded sum of big-endian halves; an odd last byte is followed by zero."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
-
-
-def _address(data: bytes) -> int:
-    return int.from_bytes(data, "little")
-
-
-def _l4(
-    meta: dict[str, int], frame: bytes, offset: int, protocol: int, body: bytes, pseudo: bytes, version: int
-) -> bool:
-    """Fill in the fields of TCP or UDP; false if lengths or checksum are wrong. ``pseudo`` holds the two addresses."""
-    if protocol == 6:
-        if len(body) < 20:
-            return False
-        header = (body[12] >> 4) * 4
-        if header < 20 or header > len(body):
-            return False
-        if ones_complement_sum(pseudo + struct.pack(">II", len(body), protocol) + body) != 0xFFFF:
-            return False
-        meta["l4_checksum_ok"] = 1
-        if offset + header > PARSED_BYTES:
-            meta["is_truncated_parse"] = 1
-            return True
-        source, destination, sequence, acknowledgement, _, flags, window = struct.unpack(">HHIIBBH", body[:16])
-        meta |= {
-            "is_tcp": 1,
-            "l4_offset": offset,
-            "source_port": source,
-            "destination_port": destination,
-            "tcp_sequence": sequence,
-            "tcp_acknowledgement": acknowledgement,
-            "tcp_flags": flags,
-            "tcp_window": window,
-            "payload_offset": offset + header,
-            "payload_length": len(body) - header,
-        }
-        options = body[20:header]
-        if options:
-            meta["has_tcp_options"] = 1
-            if len(options) == 12 and options[:4] == bytes((1, 1, 8, 10)):
-                meta["option_timestamp"] = 1
-                meta["tcp_tsval"], meta["tcp_tsecr"] = struct.unpack(">II", options[4:])
-            else:
-                meta["option_other"] = 1
-        return True
-    if len(body) < 8:
-        return False
-    source, destination, length, checksum = struct.unpack(">HHHH", body[:8])
-    if length < 8 or length > len(body):
-        return False
-    if checksum == 0:
-        if version == 6:
-            return False
-    elif ones_complement_sum(pseudo + struct.pack(">II", length, protocol) + body[:length]) != 0xFFFF:
-        return False
-    meta |= {
-        "is_udp": 1,
-        "l4_checksum_ok": 1,
-        "l4_offset": offset,
-        "source_port": source,
-        "destination_port": destination,
-        "payload_offset": offset + 8,
-        "payload_length": length - 8,
-    }
-    return True
-
-
-def inspect(frame: bytes, *, error: bool = False, max_frame_bytes: int = 1518) -> Inspection:
-    """What is to become of ``frame`` (from the destination address on, FCS and pad excluded), and what it says."""
-    if error or len(frame) > max_frame_bytes:
-        return Inspection(BAD_FRAME)
-    if len(frame) < 14:
-        return Inspection(UNKNOWN_ETHERTYPE)
-    meta = {"frame_length": len(frame), "l3_offset": 14}
-    if frame[:6] == b"\xff" * 6:
-        meta["is_broadcast"] = 1
-    elif frame[0] & 1:
-        meta["is_multicast"] = 1
-    (ethertype,) = struct.unpack(">H", frame[12:14])
-    if ethertype == 0x8100:
-        if len(frame) < 18:
-            return Inspection(UNKNOWN_ETHERTYPE)
-        meta["vlan_tci"], ethertype = struct.unpack(">HH", frame[14:18])
-        meta |= {"has_vlan": 1, "l3_offset": 18}
-    offset = meta["l3_offset"]
-    packet = frame[offset:]
-    wrong = Inspection(CHECKSUM_ERRORS)
-
-    if ethertype == 0x0806:
-        if len(packet) < 28:
-            return wrong
-        meta |= {"is_arp": 1, "source": _address(packet[14:18]), "destination": _address(packet[24:28])}
-        meta["is_arp_request"] = int(packet[6:8] == b"\0\1")
-        return Inspection(GOOD, meta)
-
-    if ethertype == 0x0800:
-        if len(packet) < 20 or packet[0] >> 4 != 4:
-            return wrong
-        header = (packet[0] & 15) * 4
-        total, _, fragment = struct.unpack(">HHH", packet[2:8])
-        if header < 20 or total < header or total > len(packet):
-            return wrong
-        if ones_complement_sum(packet[:header]) != 0xFFFF:
-            return wrong
-        protocol = packet[9]
-        meta |= {
-            "is_ipv4": 1,
-            "ip_checksum_ok": 1,
-            "ip_protocol": protocol,
-            "source": _address(packet[12:16]),
-            "destination": _address(packet[16:20]),
-            "has_ip_options": int(header > 20),
-        }
-        if fragment & 0x3FFF:  # more fragments, or an offset
-            meta["is_fragment"] = 1
-        elif protocol == 1:
-            meta |= {"is_icmp": 1, "l4_offset": offset + header}
-        elif protocol in {6, 17}:
-            if not _l4(meta, frame, offset + header, protocol, packet[header:total], packet[12:20], 4):
-                return wrong
-        return Inspection(GOOD, meta)
-
-    if ethertype == 0x86DD:
-        if len(packet) < 40 or packet[0] >> 4 != 6:
-            return wrong
-        length, protocol = struct.unpack(">HB", packet[4:7])
-        if 40 + length > len(packet):
-            return wrong
-        meta |= {
-            "is_ipv6": 1,
-            "ip_checksum_ok": 1,
-            "ip_protocol": protocol,
-            "source": _address(packet[8:24]),
-            "destination": _address(packet[24:40]),
-        }
-        if protocol in IPV6_EXTENSION_HEADERS:
-            meta |= {"has_ip_options": 1, "is_truncated_parse": 1}
-        elif protocol == 58:
-            meta |= {"is_icmp": 1, "l4_offset": offset + 40}
-        elif protocol in {6, 17}:
-            if not _l4(meta, frame, offset + 40, protocol, packet[40 : 40 + length], packet[8:40], 6):
-                return wrong
-        return Inspection(GOOD, meta)
-
-    return Inspection(UNKNOWN_ETHERTYPE)
+__all__ = [
+    "BAD_FRAME",
+    "CHECKSUM_ERRORS",
+    "GOOD",
+    "UNKNOWN_ETHERTYPE",
+    "damage",
+    "inspect",
+    "ones_complement_sum",
+    "random_frame",
+    "refresh_checksums",
+    "udp_shorter_than_ip",
+]
 
 
 def random_frame(rng: random.Random) -> bytes:
@@ -250,7 +99,7 @@ def random_frame(rng: random.Random) -> bytes:
                 ip /= rng.choice([IPv6ExtHdrHopByHop(), IPv6ExtHdrFragment(m=1)])
             elif l4 is icmp or l4 is None:
                 l4 = None
-                ip.nh = rng.choice([1, 58, 58, 59, 132, *IPV6_EXTENSION_HEADERS])
+                ip.nh = rng.choice([1, 58, 58, 59, 132, 0, 43, 44, 50, 51, 60, 135, 139, 140, 253, 254])
         packet /= ip / l4 / payload if l4 is not None else ip / payload
     raw = bytes(packet)
     if rng.random() < 0.2:
