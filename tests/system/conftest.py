@@ -11,3 +11,11 @@ def rig():
     with started() as one:
         one.add_peer(0)
         yield one
+
+
+@pytest.fixture(autouse=True)
+def buffers_add_up(request):
+    """After each test on the shared engine every packet buffer is back in its pool."""
+    yield
+    if "rig" in request.fixturenames:
+        request.getfixturevalue("rig").assert_buffers_back()

@@ -88,6 +88,14 @@ class FastLink(SimulationLink):
     def clock(self) -> float:
         return self.simulation.cycles / (1000 * self.tick_cycles)
 
+    def skip(self, seconds: float, tick_cycles: int = 50) -> None:
+        """Let ``seconds`` of firmware time pass quickly, while nothing that counts time happens on the wires."""
+        usual, self.tick_cycles = self.tick_cycles, tick_cycles
+        self._next = self.simulation.cycles + tick_cycles
+        self.run(int(seconds * 1000 * tick_cycles))
+        self.tick_cycles = usual
+        self._next = self.simulation.cycles + usual
+
     def _catch_up(self) -> None:
         while self.simulation.cycles >= self._next:
             self.simulation.tick()
@@ -312,7 +320,7 @@ class Rig:
 def started(
     *, tick_cycles: int | None = FAST_TICK, pcap: Path | None = None, image: bytes | None = None, **options: object
 ) -> Iterator[Rig]:
-    """A running engine with the socket firmware.
+    """A running engine with the socket firmware (or ``image``); at the end all packet buffers must be back.
 
     Parameters
     ----------
@@ -329,4 +337,7 @@ def started(
         device = Device(link)
         device.load(body)
         device.start(seed=value)
-        yield Rig(simulation, link, device, value)
+        rig = Rig(simulation, link, device, value)
+        yield rig
+        if image is None:
+            rig.assert_buffers_back()
