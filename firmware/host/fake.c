@@ -26,11 +26,31 @@ struct dma_queue {
     uint32_t completions[QUEUE_SPAN], completion_head, completion_count;
 };
 
+struct flow {
+    uint32_t source, destination, ports, state; /* state: 1 + core, or 0 */
+};
+
+/* Behind the shared region, seen by both processes like it. */
+struct common {
+    uint32_t locks[32]; /* {core + 1} of each holder */
+    uint32_t guard;     /* of the flow table */
+    uint32_t padding[31];
+    struct flow flows[TS_CONFIG_FLOWS];
+};
+
+struct phy {
+    bool there;
+    uint16_t registers[32];
+};
+
 static struct {
     struct fake_options options;
     uint32_t ready, load, ms, tick, event_enable;
-    uint32_t rx_consumer, rx_producer, rx_free[RX_BUFFERS], rx_free_count, bad_free, rx_dropped, rx_enabled;
-    bool rx_out[RX_BUFFERS];
+    uint32_t bad_free, rx_dropped, rx_enabled, rx_control, rx_limits, rx_watermark;
+    uint32_t rx_producers[2], rx_consumers[2]; /* flow queue, other queue */
+    uint32_t rx_held[2][2];                    /* by queue and class */
+    uint32_t rx_free[2];                       /* by class */
+    uint8_t rx_state[RX_BUFFERS];              /* 0: free, else 1 + queue */
     uint32_t tx_producer, tx_consumer, tx_enabled;
     bool tx_stalled, dma_stalled;
     uint32_t sq_consumer, sq_producer;
@@ -38,8 +58,11 @@ static struct {
     struct dma_queue in, out;
     uint32_t send_words[4], inbox[MESSAGES][5], inbox_head, inbox_count;
     uint32_t probe_source, probe_destination, probe_ports, probe_core;
-    uint32_t *locks; /* {core + 1} of each holder; shared by the processes like the region itself */
-    uint32_t mac[TS_CONFIG_PORTS][3];
+    uint32_t flow_result;
+    struct common *common;
+    uint32_t mac[TS_CONFIG_PORTS][3], mac_status[TS_CONFIG_PORTS], mdio_result[TS_CONFIG_PORTS];
+    struct phy phys[TS_CONFIG_PORTS][32];
+    uint32_t rule_words[2];
     uint32_t random;
 } fake;
 
@@ -61,16 +84,19 @@ int fake_init(const struct fake_options *options)
     const uint32_t shared_bytes = (TS_CONFIG_SHARED_BYTES + PAGE - 1u) & ~(PAGE - 1u);
     int shared = options->shared == NULL ? -1 : open(options->shared, O_RDWR | O_CREAT, 0600);
     fake.options = *options;
-    fake.locks = (uint32_t *)(uintptr_t)(TS_SHARED_BASE + shared_bytes);
+    fake.common = (struct common *)(uintptr_t)(TS_SHARED_BASE + shared_bytes);
     fake.cq_space = 255u; /* a host that always keeps up */
     fake.random = options->random != 0u ? options->random : 0x1234567u + options->core;
-    for (uint32_t i = 0; i < RX_BUFFERS; i++) {
-        fake.rx_free[fake.rx_free_count++] = i;
+    fake.rx_free[0] = RX_LARGE;
+    fake.rx_free[1] = RX_SMALL;
+    fake.options.flows = options->flows == 0u ? TS_CONFIG_FLOWS : options->flows;
+    for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
+        fake.mac[port][2] = TS_PUT(TS_MAC_CONTROL_SPEED, 2u);
     }
     return map(TS_DATA_BASE, sizeof(struct hw_layout), -1) |
-           map(TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES, -1) |
+           map(TS_RX_BANK_BASE, TS_CONFIG_RX_BANK_BYTES, -1) |
            map(TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES, -1) |
-           map(TS_SHARED_BASE, shared_bytes + PAGE, shared);
+           map(TS_SHARED_BASE, shared_bytes + sizeof(struct common), shared);
 }
 
 uint8_t *fake_host(uint32_t address, uint32_t length)
@@ -101,7 +127,7 @@ void fake_dma_stall(bool stall)
 
 uint32_t fake_rx_free(void)
 {
-    return fake.rx_free_count;
+    return fake.rx_free[0] + fake.rx_free[1];
 }
 
 uint32_t fake_rx_dropped(void)
@@ -134,6 +160,32 @@ static uint32_t toeplitz(const uint8_t *data, uint32_t length)
     return hash;
 }
 
+/* --- Flow table --- */
+
+static void guard(bool take)
+{
+    uint32_t free_now = 0u;
+    while (take && !__atomic_compare_exchange_n(&fake.common->guard, &free_now, 1u, false, __ATOMIC_SEQ_CST,
+                                                __ATOMIC_SEQ_CST)) {
+        free_now = 0u;
+    }
+    if (!take) {
+        __atomic_store_n(&fake.common->guard, 0u, __ATOMIC_SEQ_CST);
+    }
+}
+
+static uint32_t find_flow(uint32_t source, uint32_t destination, uint32_t ports)
+{
+    const struct flow *flows = fake.common->flows;
+    for (uint32_t i = 0; i < fake.options.flows; i++) {
+        if (flows[i].state != 0u && flows[i].source == source && flows[i].destination == destination &&
+            flows[i].ports == ports) {
+            return i;
+        }
+    }
+    return UINT32_MAX;
+}
+
 static void probe(void)
 {
     uint8_t tuple[12];
@@ -144,21 +196,142 @@ static void probe(void)
     tuple[9] = (uint8_t)source_port;
     tuple[10] = (uint8_t)(destination_port >> 8);
     tuple[11] = (uint8_t)destination_port;
-    fake.probe_core = toeplitz(tuple, 12) % 128u % fake.options.cores;
+    uint32_t index = find_flow(fake.probe_source, fake.probe_destination, fake.probe_ports);
+    fake.probe_core = index != UINT32_MAX ? fake.common->flows[index].state - 1u
+                                          : toeplitz(tuple, 12) % 128u % fake.options.cores;
+}
+
+static void flow_operation(uint32_t value)
+{
+    struct flow *flows = fake.common->flows;
+    uint32_t operation = TS_GET(value, TS_PROBE_FLOW_OPERATION), mine = fake.options.core + 1u, status;
+    guard(true);
+    uint32_t index = find_flow(fake.probe_source, fake.probe_destination, fake.probe_ports);
+    if (operation == TS_FLOW_OPERATION_INSERT) {
+        status = index != UINT32_MAX ? TS_FLOW_STATUS_EXISTS : TS_FLOW_STATUS_FULL;
+        for (uint32_t i = 0; i < fake.options.flows && index == UINT32_MAX; i++) {
+            if (flows[i].state == 0u) {
+                flows[i] = (struct flow){fake.probe_source, fake.probe_destination, fake.probe_ports, mine};
+                index = i;
+                status = TS_FLOW_STATUS_OK;
+            }
+        }
+    } else if (operation == TS_FLOW_OPERATION_DELETE) {
+        index = TS_GET(value, TS_PROBE_FLOW_INDEX);
+        status = TS_FLOW_STATUS_NOT_FOUND;
+        if (index < fake.options.flows && flows[index].state == mine) {
+            flows[index].state = 0u;
+            status = TS_FLOW_STATUS_OK;
+        }
+    } else if (operation == TS_FLOW_OPERATION_LOOKUP) {
+        status = index != UINT32_MAX ? TS_FLOW_STATUS_OK : TS_FLOW_STATUS_NOT_FOUND;
+    } else {
+        status = TS_FLOW_STATUS_BAD_OPERATION;
+    }
+    uint32_t core = index < fake.options.flows && flows[index].state != 0u ? flows[index].state - 1u : 0u;
+    guard(false);
+    fake.flow_result = TS_PUT(TS_PROBE_FLOW_RESULT_STATUS, status) |
+                       TS_PUT(TS_PROBE_FLOW_RESULT_INDEX, index) | TS_PUT(TS_PROBE_FLOW_RESULT_CORE, core) |
+                       TS_PROBE_FLOW_RESULT_BUSY_MASK;
+}
+
+uint32_t fake_flows(void)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < fake.options.flows; i++) {
+        count += fake.common->flows[i].state == fake.options.core + 1u ? 1u : 0u;
+    }
+    return count;
+}
+
+/* --- MAC and PHY --- */
+
+void fake_mac_status(uint32_t port, uint32_t status)
+{
+    fake.mac_status[port] = status;
+}
+
+void fake_phy(uint32_t port, uint32_t address, uint32_t number, uint32_t value)
+{
+    fake.phys[port][address].there = true;
+    fake.phys[port][address].registers[number] = (uint16_t)value;
+}
+
+void fake_no_phy(uint32_t port)
+{
+    memset(fake.phys[port], 0, sizeof(fake.phys[port]));
+}
+
+uint32_t fake_mac_control(uint32_t port)
+{
+    return fake.mac[port][2];
+}
+
+static void mdio(uint32_t port, uint32_t value)
+{
+    const struct phy *phy = &fake.phys[port][TS_GET(value, TS_MAC_MDIO_PHY)];
+    uint32_t result = TS_MAC_MDIO_RESULT_BUSY_MASK;
+    if (TS_GET(value, TS_MAC_MDIO_READ) != 0u) {
+        result |= phy->there ? phy->registers[TS_GET(value, TS_MAC_MDIO_REGISTER)]
+                             : (0xFFFFu | TS_MAC_MDIO_RESULT_ERROR_MASK);
+    }
+    fake.mdio_result[port] = result;
 }
 
 /* --- Receive path --- */
 
+/* A buffer for a frame of one queue: small if it fits, else large, within the queue's limits. UINT32_MAX: none. */
+static uint32_t take_buffer(uint32_t queue, uint32_t bytes)
+{
+    for (uint32_t class = bytes <= TS_RX_SMALL_BUFFER_BYTES ? 1u : 0u;; class --) {
+        uint32_t limit = fake.rx_limits >> (16u * queue + 8u * class) & 0xFFu;
+        uint32_t first = class == 0u ? 0u : RX_LARGE, last = class == 0u ? RX_LARGE : RX_BUFFERS;
+        for (uint32_t i = first; i < last && fake.rx_held[queue][class] < limit; i++) {
+            if (fake.rx_state[i] == 0u) {
+                fake.rx_state[i] = (uint8_t)(1u + queue);
+                fake.rx_held[queue][class]++;
+                fake.rx_free[class]--;
+                return i;
+            }
+        }
+        if (class == 0u) {
+            return UINT32_MAX;
+        }
+    }
+}
+
+/* The flow table entry of a TCP segment that is this core's, or UINT32_MAX. */
+static uint32_t flow_of(const uint8_t *frame, uint32_t length)
+{
+    uint32_t source, destination, header = (uint32_t)(frame[14] & 15u) * 4u;
+    if (length < 34u || frame[12] != 8u || frame[13] != 0u || frame[23] != 6u ||
+        length < 14u + header + 20u || ((frame[20] & 0x3Fu) | frame[21]) != 0u) {
+        return UINT32_MAX;
+    }
+    const uint8_t *ports = frame + 14u + header;
+    memcpy(&source, frame + 26, 4);
+    memcpy(&destination, frame + 30, 4);
+    uint32_t index =
+        find_flow(source, destination,
+                  (uint32_t)(ports[0] << 8 | ports[1]) | (uint32_t)(ports[2] << 8 | ports[3]) << 16);
+    return index != UINT32_MAX && fake.common->flows[index].state == fake.options.core + 1u ? index
+                                                                                            : UINT32_MAX;
+}
+
 void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t length)
 {
     uint32_t words[TS_RX_DESCRIPTOR_WORDS] = {0};
-    if (fake.rx_free_count == 0u || fake.rx_enabled == 0u || length > 1518u || length < 14u) {
+    if (fake.rx_enabled == 0u || length > 1518u || length < 14u) {
         fake.rx_dropped++;
         return;
     }
-    uint32_t index = fake.rx_free[--fake.rx_free_count];
-    fake.rx_out[index] = true;
-    uint8_t *buffer = (uint8_t *)(uintptr_t)(TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES);
+    uint32_t flow = flow_of(frame, length), queue = flow == UINT32_MAX ? 1u : 0u;
+    uint32_t index = take_buffer(queue, length + 2u);
+    if (index == UINT32_MAX) {
+        fake.rx_dropped++;
+        return;
+    }
+    uint8_t *buffer = (uint8_t *)(uintptr_t)rx_buffer_address(index);
     memset(buffer, 0, 2);
     memcpy(buffer + 2, frame, length);
     uint8_t *copy = hw_memory.rx_headers[index];
@@ -166,10 +339,13 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
            TS_HEADER_COPY_BYTES); /* payload bytes beyond the copy must never be looked for here */
     memcpy(copy, buffer, length + 2u < TS_HEADER_COPY_BYTES ? length + 2u : TS_HEADER_COPY_BYTES);
     words[0] = TS_PUT(TS_RX_DESCRIPTOR_VERSION, TS_DESCRIPTOR_VERSION) | TS_PUT(TS_RX_DESCRIPTOR_PORT, port) |
-               TS_PUT(TS_RX_DESCRIPTOR_BUFFER_INDEX, index);
+               TS_PUT(TS_RX_DESCRIPTOR_BUFFER_INDEX, index) |
+               TS_PUT(TS_RX_DESCRIPTOR_BUFFER_CLASS, index < RX_LARGE ? 0u : 1u);
+    words[4] = TS_PUT(TS_RX_DESCRIPTOR_FLOW_INDEX, flow == UINT32_MAX ? 0u : flow);
     words[1] = TS_PUT(TS_RX_DESCRIPTOR_FRAME_LENGTH, length) | TS_PUT(TS_RX_DESCRIPTOR_L3_OFFSET, 14u);
     bool broadcast = memcmp(frame, "\xff\xff\xff\xff\xff\xff", 6) == 0;
     words[3] = TS_PUT(TS_RX_DESCRIPTOR_ANSWER, answer ? 1u : 0u) |
+               TS_PUT(TS_RX_DESCRIPTOR_FLOW_HIT, flow == UINT32_MAX ? 0u : 1u) |
                TS_PUT(TS_RX_DESCRIPTOR_IS_BROADCAST, broadcast ? 1u : 0u) |
                TS_PUT(TS_RX_DESCRIPTOR_IS_MULTICAST, !broadcast && (frame[0] & 1u) != 0u ? 1u : 0u);
     if (frame[12] == 8u && frame[13] == 6u) {
@@ -188,7 +364,14 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
         }
     }
     words[15] = TS_PUT(TS_RX_DESCRIPTOR_EPOCH, fake.options.epoch) | TS_RX_DESCRIPTOR_OWNER_MASK;
-    memcpy(hw_memory.rx_ring[fake.rx_producer++ % RX_RING_ENTRIES], words, sizeof(words));
+    uint32_t entries = 1u << (queue == 0u ? TS_GET(fake.rx_control, TS_RX_CONTROL_RING_LOG2)
+                                          : TS_GET(fake.rx_control, TS_RX_CONTROL_OTHER_RING_LOG2));
+    uint32_t slot = fake.rx_producers[queue]++;
+    if (((slot - fake.rx_consumers[queue]) & 0xFFFFu) >= entries) {
+        printf("ring overrun %u\n", queue); /* limits and rings do not fit each other */
+    }
+    uint32_t(*ring)[TS_RX_DESCRIPTOR_WORDS] = queue == 0u ? hw_memory.rx_ring : hw_memory.rx_other_ring;
+    memcpy(ring[slot % entries], words, sizeof(words));
 }
 
 /* --- Transmit path --- */
@@ -236,7 +419,7 @@ static bool readable(uint32_t address, uint32_t length)
     static const struct {
         uint32_t base, bytes;
     } regions[] = {{TS_DATA_BASE, sizeof(struct hw_layout)},
-                   {TS_RX_BANK_BASE, RX_BUFFERS * TS_RX_BUFFER_BYTES},
+                   {TS_RX_BANK_BASE, TS_CONFIG_RX_BANK_BYTES},
                    {TS_TX_BANK_BASE, TX_BUFFERS * TS_TX_BUFFER_BYTES}};
     for (uint32_t i = 0; i < 3u; i++) {
         if (address >= regions[i].base && address - regions[i].base + length <= regions[i].bytes) {
@@ -335,13 +518,16 @@ int fake_message(uint32_t from, const uint32_t words[4])
 
 static void free_buffer(uint32_t index)
 {
-    if (index >= RX_BUFFERS || !fake.rx_out[index]) {
+    if (index >= RX_BUFFERS || fake.rx_state[index] == 0u) {
         fake.bad_free++;
         return;
     }
-    fake.rx_out[index] = false;
-    memset((void *)(uintptr_t)(TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES), 0xEE, TS_RX_BUFFER_BYTES);
-    fake.rx_free[fake.rx_free_count++] = index;
+    uint32_t class = index < RX_LARGE ? 0u : 1u;
+    fake.rx_held[fake.rx_state[index] - 1u][class]--;
+    fake.rx_free[class]++;
+    fake.rx_state[index] = 0u;
+    memset((void *)(uintptr_t)rx_buffer_address(index), 0xEE,
+           class == 0u ? TS_RX_BUFFER_BYTES : TS_RX_SMALL_BUFFER_BYTES);
 }
 
 static void post(uint32_t value)
@@ -385,7 +571,7 @@ static void dma_write(struct dma_queue *queue, uint32_t offset, uint32_t value)
 static uint32_t take_lock(uint32_t index)
 {
     uint32_t free_now = 0u, core = fake.options.core;
-    bool taken = __atomic_compare_exchange_n(&fake.locks[index], &free_now, core + 1u, false,
+    bool taken = __atomic_compare_exchange_n(&fake.common->locks[index], &free_now, core + 1u, false,
                                              __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
     if (!taken) {
         usleep(LOCK_RETRY_US); /* a retry of the target takes as long as part of the holder's scan */
@@ -423,6 +609,14 @@ uint32_t mmio_read(uint32_t address)
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
             return fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u];
         }
+        if (address == TS_MAC_STATUS(port)) {
+            return fake.mac_status[port];
+        }
+        if (address == TS_MAC_MDIO_RESULT(port)) { /* the first look comes too early */
+            uint32_t result = fake.mdio_result[port];
+            fake.mdio_result[port] &= ~TS_MAC_MDIO_RESULT_BUSY_MASK;
+            return result;
+        }
     }
     switch (address) {
     case TS_CORE_MAGIC:
@@ -447,8 +641,15 @@ uint32_t mmio_read(uint32_t address)
         return fake.ms * 75000u;
     case TS_EVENT_PENDING:
         return fake.tick != 0u ? TS_EVENT_TICK : 0u;
+    case TS_CORE_RX_BUFFERS:
+        return TS_PUT(TS_CORE_RX_BUFFERS_LARGE, RX_LARGE) | TS_PUT(TS_CORE_RX_BUFFERS_SMALL, RX_SMALL);
     case TS_RX_BUFFERS:
-        return fake.rx_free_count;
+        return TS_PUT(TS_RX_BUFFERS_LARGE, fake.rx_free[0]) | TS_PUT(TS_RX_BUFFERS_SMALL, fake.rx_free[1]);
+    case TS_PROBE_FLOW_RESULT: { /* the first look comes too early */
+        uint32_t result = fake.flow_result;
+        fake.flow_result &= ~TS_PROBE_FLOW_RESULT_BUSY_MASK;
+        return result;
+    }
     case TS_CQ_SPACE:
         return fake.cq_space;
     case TS_MESSAGE_STATUS:
@@ -480,12 +681,16 @@ void mmio_write(uint32_t address, uint32_t value)
         return;
     }
     if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
-        __atomic_store_n(&fake.locks[(address - TS_LOCK_LOCK(0)) / 4u], 0u, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&fake.common->locks[(address - TS_LOCK_LOCK(0)) / 4u], 0u, __ATOMIC_SEQ_CST);
         return;
     }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
             fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u] = value;
+            return;
+        }
+        if (address == TS_MAC_MDIO(port)) {
+            mdio(port, value);
             return;
         }
     }
@@ -504,7 +709,30 @@ void mmio_write(uint32_t address, uint32_t value)
         free_buffer(value);
         break;
     case TS_RX_CONTROL:
+        fake.rx_control = value;
         fake.rx_enabled = value >> 31;
+        break;
+    case TS_RX_LIMITS:
+        fake.rx_limits = value;
+        break;
+    case TS_RX_WATERMARK:
+        fake.rx_watermark = value;
+        break;
+    case TS_RX_CONSUMER:
+        fake.rx_consumers[0] = value;
+        break;
+    case TS_RX_OTHER_CONSUMER:
+        fake.rx_consumers[1] = value;
+        break;
+    case TS_DISPATCH_RULE_KIND:
+    case TS_DISPATCH_RULE_PORTS:
+        fake.rule_words[(address - TS_DISPATCH_RULE_KIND) / 4u] = value;
+        break;
+    case TS_DISPATCH_RULE:
+        printf("rule %u %u %u\n", fake.rule_words[0], fake.rule_words[1], value);
+        break;
+    case TS_PROBE_FLOW:
+        flow_operation(value);
         break;
     case TS_TX_CONTROL:
         fake.tx_enabled = value >> 31;

@@ -12,6 +12,7 @@ struct fake_options {
     uint32_t random;    /* seed, 0: by core */
     uint32_t race_us;   /* how long a core waits at a race point */
     bool broken_lock;   /* every try succeeds */
+    uint32_t flows;     /* entries of the flow table, 0: as configured */
 };
 
 int fake_init(const struct fake_options *options);
@@ -24,6 +25,12 @@ uint8_t *fake_host(uint32_t address, uint32_t length); /* NULL: outside */
 void fake_cq_space(uint32_t space);
 void fake_tx_stall(bool stall);
 void fake_dma_stall(bool stall);
+void fake_mac_status(uint32_t port, uint32_t status);
+void fake_phy(uint32_t port, uint32_t address, uint32_t number,
+              uint32_t value); /* a register, and that it exists */
+void fake_no_phy(uint32_t port);
+uint32_t fake_mac_control(uint32_t port);
+uint32_t fake_flows(void); /* entries of this core */
 uint32_t fake_rx_free(void);
 uint32_t fake_rx_dropped(void);
 uint32_t fake_bad_free(void);

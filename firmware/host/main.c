@@ -1,7 +1,8 @@
 /* The firmware on the PC: commands on standard input, one a line; events and "ok" on standard output.
  *
  * frame PORT ANSWER HEX | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
- * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 | state | quit */
+ * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 | mac PORT STATUS | phy PORT ADDRESS REGISTER VALUE |
+ * nophy PORT | state | quit */
 #include "fake.h"
 #include "service.h"
 #include "lwip/priv/memp_priv.h"
@@ -80,17 +81,24 @@ static void print_state(void)
     }
     printf(
         "state rx_free=%u bad_free=%u tx_free=%u scratch=%u ops=%u sockets=%u pcbs=%u directory=%u copied=%u "
-        "foreign=%u dropped=%u tx_errors=%u rx_dropped=%u excess=%u listeners=%u pieces=%u time_wait=%u\n",
+        "foreign=%u dropped=%u tx_errors=%u rx_dropped=%u excess=%u listeners=%u pieces=%u time_wait=%u "
+        "rx_large=%u rx_small=%u flows=%u flow_full=%u flow_errors=%u flow_clashes=%u flow_frames=%u "
+        "frames=%u "
+        "given=%u taken=%u not_given=%u link=%u mac0=%u\n",
         fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
         count_pcbs(tcp_active_pcbs), directory, stack.tx.copied, stack.foreign, stack.rx.dropped,
-        stack.tx.errors, fake_rx_dropped(), service.excess, listeners, pieces, count_pcbs(tcp_tw_pcbs));
+        stack.tx.errors, fake_rx_dropped(), service.excess, listeners, pieces, count_pcbs(tcp_tw_pcbs),
+        rx_free_large(), rx_free_small(), fake_flows(), service.flow.full, service.flow.errors,
+        service.flow.clashes, stack.rx.flow_frames, stack.rx.frames, stack.handover.given,
+        stack.handover.taken, stack.handover.dropped, netif_is_link_up(&stack.netifs[0]),
+        fake_mac_control(0));
 }
 
 static void execute(char *line, const struct program *program)
 {
     static uint8_t bytes[LINE_SIZE / 2];
     static char hex[LINE_SIZE];
-    unsigned a, b, c;
+    unsigned a, b, c, d;
     uint32_t words[4];
     if (sscanf(line, "frame %u %u %s", &a, &b, hex) == 3) {
         fake_frame(a, b != 0u, bytes, parse_hex(hex, bytes, sizeof(bytes)));
@@ -121,6 +129,12 @@ static void execute(char *line, const struct program *program)
         fake_time(0u);
     } else if (sscanf(line, "stall %u", &a) == 1) {
         fake_tx_stall(a != 0u);
+    } else if (sscanf(line, "mac %u %u", &a, &b) == 2) {
+        fake_mac_status(a, b);
+    } else if (sscanf(line, "phy %u %u %u %u", &a, &b, &c, &d) == 4) {
+        fake_phy(a, b % 32u, c % 32u, d);
+    } else if (sscanf(line, "nophy %u", &a) == 1) {
+        fake_no_phy(a);
     } else if (sscanf(line, "dmastall %u", &a) == 1) {
         fake_dma_stall(a != 0u);
         fake_time(0u);
@@ -149,6 +163,8 @@ int main(int argc, char **argv)
             options.race_us = value;
         } else if (strcmp(argv[i], "--broken-lock") == 0) {
             options.broken_lock = value != 0u;
+        } else if (strcmp(argv[i], "--flows") == 0) {
+            options.flows = value;
         } else if (strcmp(argv[i], "--shared") == 0) {
             options.shared = argv[i + 1];
         }

@@ -39,11 +39,18 @@ int message_send(struct message *message, uint32_t to, const uint32_t words[4]);
 int message_receive(struct message *message, uint32_t *sender, uint32_t words[4]); /* -E_AGAIN: none */
 void message_flush(struct message *message);
 
-/* --- hash probe: which core gets a frame from source to destination (wire bytes, ports as integers) --- */
+/* --- hash probe and flow table: TCP over IPv4, as a frame from source to destination (wire bytes, ports as
+ * integers) --- */
 int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-               bool has_ports, uint32_t *core);
+               uint32_t *core);
+/* 0, -E_EXIST (another core may own it), -E_NOSPC, -E_IO. */
+int flow_insert(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
+                uint16_t *index);
+int flow_delete(uint16_t index);
+int flow_lookup(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
+                uint16_t *index, uint32_t *core);
 
-/* --- receive queue --- */
+/* --- receive queues --- */
 struct rx_buffer {
     struct pbuf_custom custom; /* first, so that a pbuf leads to its buffer */
     bool out;
@@ -52,19 +59,22 @@ struct rx_buffer {
 
 struct rx {
     struct rx_buffer buffers[RX_BUFFERS];
-    uint16_t consumer;
+    uint16_t consumer, other_consumer;
     uint8_t epoch;
     uint8_t ports;
-    uint32_t frames, tcp_segments, dropped, old_epoch;
+    uint32_t frames, flow_frames, tcp_segments, dropped, old_epoch;
     int (*input)(void *context, uint32_t port, struct pbuf *p); /* takes the pbuf if it returns 0 */
     bool (*refuse)(void *context, const volatile uint32_t *descriptor, const uint8_t *header);
     void *context, *refuse_context;
 };
 int rx_init(struct rx *rx, uint8_t epoch, uint8_t ports);
-int rx_poll(struct rx *rx, uint32_t budget); /* frames handled */
-uint32_t rx_free_buffers(void);
+int rx_poll_flows(struct rx *rx, uint32_t budget); /* frames handled, of connections in the flow table */
+int rx_poll_others(struct rx *rx, uint32_t budget);
+uint32_t rx_free_large(void);
+uint32_t rx_free_small(void);
+uint32_t rx_buffer_address(uint32_t index);
 struct rx_buffer *rx_buffer_of(struct rx *rx, const struct pbuf *p); /* NULL: not a received frame */
-uint32_t rx_payload_address(struct rx *rx, const struct pbuf *p);    /* of p->payload, in the RX bank */
+uint32_t rx_payload_address(struct rx *rx, const struct pbuf *p);    /* of p->payload, in packet memory */
 
 /* --- transmit queue --- */
 struct tx {

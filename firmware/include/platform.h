@@ -14,6 +14,7 @@
 /* Everything in data RAM that hardware reads or writes. */
 struct hw_layout {
     uint32_t rx_ring[RX_RING_ENTRIES][TS_RX_DESCRIPTOR_WORDS];
+    uint32_t rx_other_ring[RX_OTHER_RING_ENTRIES][TS_RX_DESCRIPTOR_WORDS];
     uint8_t rx_headers[RX_BUFFERS][TS_HEADER_COPY_BYTES];
     uint32_t tx_ring[TX_RING_ENTRIES][TS_TX_COMMAND_WORDS];
     uint32_t tx_gather[TX_RING_ENTRIES][TS_MAX_GATHER][TS_GATHER_ENTRY_WORDS];

@@ -5,28 +5,32 @@
 #include "twinstack_abi.h"
 #include "twinstack_config.h"
 
+#define RX_LARGE   TS_CONFIG_RX_LARGE_BUFFERS /* of 1,536 bytes; their indices come first */
+#define RX_SMALL   TS_CONFIG_RX_SMALL_BUFFERS /* of 256 bytes */
 #define RX_BUFFERS TS_CONFIG_RX_BUFFERS
 #define TX_BUFFERS TS_CONFIG_TX_BUFFERS
 
-/* The RX ring must hold as many descriptors as there are buffers. */
-#if TS_CONFIG_RX_BUFFERS <= 4u
-#define RX_RING_LOG2 2u
-#elif TS_CONFIG_RX_BUFFERS <= 8u
-#define RX_RING_LOG2 3u
-#elif TS_CONFIG_RX_BUFFERS <= 16u
-#define RX_RING_LOG2 4u
-#elif TS_CONFIG_RX_BUFFERS <= 32u
-#define RX_RING_LOG2 5u
-#else
-#define RX_RING_LOG2 6u
-#endif
-#define RX_RING_ENTRIES (1u << RX_RING_LOG2)
+#define LOG2_CEIL(n)                                                                                         \
+    ((n) <= 4u ? 2u : (n) <= 8u ? 3u : (n) <= 16u ? 4u : (n) <= 32u ? 5u : (n) <= 64u ? 6u : 7u)
+
+/* Buffers that each receive queue may hold; what one may not hold is reserved for the other. */
+#define RX_FLOW_LARGE  (RX_LARGE - (RX_LARGE < 6u ? 1u : 2u))
+#define RX_FLOW_SMALL  (RX_SMALL - (RX_SMALL < 6u ? RX_SMALL / 2u : 2u))
+#define RX_OTHER_LARGE (RX_LARGE / 2u)
+#define RX_OTHER_SMALL (RX_SMALL - RX_SMALL / 4u)
+#define RX_WATERMARK   2u /* free large buffers below which ports may send pause frames */
+
+/* Each ring holds as many descriptors as its queue may hold buffers. */
+#define RX_RING_LOG2          LOG2_CEIL(RX_FLOW_LARGE + RX_FLOW_SMALL)
+#define RX_RING_ENTRIES       (1u << RX_RING_LOG2)
+#define RX_OTHER_RING_LOG2    LOG2_CEIL(RX_OTHER_LARGE + RX_OTHER_SMALL)
+#define RX_OTHER_RING_ENTRIES (1u << RX_OTHER_RING_LOG2)
 
 #define TX_RING_LOG2    4u /* frames on their way; more wait in TCP */
 #define TX_RING_ENTRIES (1u << TX_RING_LOG2)
 #define SQ_RING_LOG2    3u /* deliveries; more wait in the host's ring */
 #define SQ_RING_ENTRIES (1u << SQ_RING_LOG2)
-#define DMA_QUEUE       32u /* host DMA transfers of one direction, waiting or in hardware */
+#define DMA_QUEUE       16u /* host DMA transfers of one direction, waiting or in hardware */
 #define MESSAGE_QUEUE   8u  /* messages to other cores that wait for space */
 
 #define SCRATCH_BYTES  128u /* small results on their way to host memory lie in the last TX buffer */
@@ -43,13 +47,13 @@
 #define SOCKET_WINDOW_MAX    (8u * 1460u)       /* advertised at most; half of the RX bank */
 #define SOCKET_TX_BUFFERS    8                  /* TX buffers that one socket may hold */
 #define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
-#define RX_RESERVE           (RX_BUFFERS / 2u)  /* below this the quota is enforced */
-#define RX_CONTROL_RESERVE                                                                                   \
-    (RX_BUFFERS < 12u ? RX_BUFFERS / 4u                                                                      \
-                      : 3u)              /* RX buffers that no window promises                          \
-                                               */
-#define RX_ACK_RESERVE (RX_BUFFERS / 4u) /* likewise, for acknowledgements */
-#define TX_IN_FLIGHT   8u                /* TX buffers in TCP beyond which a socket gets only one */
+#define RX_LARGE_RESERVE     (RX_LARGE / 2u)    /* fewer of these, or of those, free: the quota is enforced */
+#define RX_SMALL_RESERVE     (RX_SMALL / 2u)
+/* Large buffers that no window promises: what the flow queue may not hold, and, without small buffers, room for
+ * control traffic and acknowledgements. */
+#define RX_CONTROL_RESERVE (RX_LARGE - RX_FLOW_LARGE + (RX_SMALL == 0u && RX_LARGE >= 12u ? 1u : 0u))
+#define RX_ACK_RESERVE     (RX_SMALL == 0u ? RX_LARGE / 4u : 0u)
+#define TX_IN_FLIGHT       8u /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */
@@ -64,8 +68,10 @@
 #define E_NOMEM        12
 #define E_FAULT        14
 #define E_BUSY         16
+#define E_EXIST        17
 #define E_INVAL        22
 #define E_NFILE        23
+#define E_NOSPC        28
 #define E_PIPE         32
 #define E_OPNOTSUPP    95
 #define E_AFNOSUPPORT  97

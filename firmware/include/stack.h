@@ -9,10 +9,42 @@
 #define FIRMWARE_VERSION_MINOR 1u
 #define FIRMWARE_VERSION_PATCH 0u
 
+/* Messages between the cores that the program on top does not see; see link.c and handover.c. */
+enum { MESSAGE_LINK = 16, MESSAGE_PART = 17, MESSAGE_TAKEN = 18 };
+
+#define LINK_REGISTERS 6u
+struct link {
+    bool up, full;
+    uint8_t speed;    /* as mac.control.speed */
+    bool found, busy; /* a PHY; a management frame is on its way */
+    uint8_t phy, step, waited, failures;
+    uint16_t values[LINK_REGISTERS];
+    uint32_t due;
+};
+
+#define HANDED_BUFFERS 3u /* TX buffers that segments from other cores may hold */
+struct handed {
+    struct pbuf_custom custom; /* first, so that a pbuf leads to it */
+    uint8_t buffer;
+    bool used;
+};
+
+struct handover {
+    struct pbuf *p; /* on its way to core `to`, or NULL */
+    struct handed *incoming;
+    struct handed handed[HANDED_BUFFERS];
+    uint32_t since, in_since;
+    uint16_t offset, length, number;
+    uint16_t in_offset, in_total, in_number;
+    uint8_t to, port, in_from;
+    uint32_t given, taken, dropped;
+};
+
 struct stack {
     uint8_t core, cores, ports, epoch;
+    bool manages; /* this core was the manager at the last tick */
     uint32_t isn_secret[4];
-    uint32_t foreign;      /* reassembled segments of flows that live on another core */
+    uint32_t foreign;      /* reassembled segments of connections that live on another core */
     uint32_t bad_checksum; /* found by software where hardware could not check */
     struct lock lock;
     struct message message;
@@ -22,6 +54,9 @@ struct stack {
     struct sq sq;
     struct rx rx;
     struct netif netifs[TS_CONFIG_PORTS];
+    struct link links[TS_CONFIG_PORTS];
+    uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
+    struct handover handover;
 };
 
 /* The program on top. Each function returns how much it did, so that the executive knows when to idle. */
@@ -54,6 +89,21 @@ int ports_init(struct stack *stack);
 int ports_input(struct stack *stack, uint32_t port, struct pbuf *p);
 void ports_configure(struct stack *stack, uint32_t port, const struct port_config *config);
 uint32_t prefix_mask(uint32_t length); /* wire bytes */
+struct ip_hdr;
+bool ports_checksum_ok(struct pbuf *p,
+                       const struct ip_hdr *header); /* of TCP or UDP; `p` starts at the header */
+
+/* link.c */
+void link_init(struct stack *stack);
+void link_tick(struct stack *stack);
+void link_greeted(struct stack *stack, uint32_t core);
+void link_message(struct stack *stack, const uint32_t words[4]);
+
+/* handover.c */
+void handover_init(struct stack *stack);
+void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf *p);
+void handover_message(struct stack *stack, uint32_t sender, const uint32_t words[4]);
+void handover_tick(struct stack *stack);
 
 /* directory.c: local ports handed out for outgoing connections, shared by the cores */
 int directory_init(struct stack *stack); /* scrubs what this core's earlier epochs left */

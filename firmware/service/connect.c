@@ -1,11 +1,11 @@
-/* Outgoing connections: a local port whose answers the dispatcher brings to this core. */
+/* Outgoing connections: a random local port, in the flow table before the SYN leaves. */
 #include "service.h"
 #include "lwip/etharp.h"
 #include "lwip/ip4.h"
 
 #define PORT_FIRST 49152u /* RFC 6335 6: dynamic ports */
 #define PORT_MASK  16383u
-#define PORT_TRIES 256u /* two expected with two cores */
+#define PORT_TRIES 256u /* one expected; with a full flow table as many as there are cores */
 
 static bool is_listener_port(const struct service *service, uint16_t port)
 {
@@ -17,26 +17,30 @@ static bool is_listener_port(const struct service *service, uint16_t port)
     return false;
 }
 
-/* Take a random port in the directory, such that the hash of the incoming tuple leads here; 0 or an error. */
-static int take_port(struct service *service, uint32_t remote, uint32_t local, uint16_t remote_port,
-                     uint16_t *port)
+/* Take a random port in the directory whose segments will come to this core; 0 or an error. */
+static int take_port(struct service *service, struct tcp_pcb *pcb, uint32_t remote, uint32_t local,
+                     uint16_t remote_port, uint16_t *port)
 {
     struct stack *stack = service->stack;
     for (uint32_t attempt = 0; attempt < PORT_TRIES; attempt++) {
         uint16_t candidate = (uint16_t)(PORT_FIRST + (platform_random() >> 9 & PORT_MASK));
-        uint32_t core = 0;
-        int error = probe_ipv4(remote, local, remote_port, candidate, true, &core);
+        if (is_listener_port(service, candidate)) {
+            continue;
+        }
+        int error = directory_take(stack, candidate);
+        if (error == -E_ADDRINUSE) {
+            continue;
+        }
         if (error != 0) {
             return error;
         }
-        if (core != stack->core || is_listener_port(service, candidate)) {
-            continue;
-        }
-        error = directory_take(stack, candidate);
+        error = flow_open(pcb, remote, local, remote_port, candidate);
         if (error == 0) {
             *port = candidate;
+            return 0;
         }
-        if (error != -E_ADDRINUSE) {
+        directory_release(stack, candidate);
+        if (error != -E_EXIST) {
             return error;
         }
     }
@@ -78,7 +82,11 @@ void connect_start(struct service *service, struct op *op, const uint32_t *sqe)
     bool direct = ip4_addr_net_eq(&remote, netif_ip4_addr(netif), netif_ip4_netmask(netif));
     socket->next_hop = direct ? remote.addr : netif_ip4_gw(netif)->addr;
     struct tcp_pcb *pcb = tcp_new();
-    error = pcb == NULL ? -E_NFILE : take_port(service, remote.addr, local, remote_port, &socket->port);
+    error = -E_NFILE;
+    if (pcb != NULL) {
+        flow_track(pcb);
+        error = take_port(service, pcb, remote.addr, local, remote_port, &socket->port);
+    }
     if (error == 0) {
         ip_addr_t address = {local};
         ip_set_option(pcb, SOF_REUSEADDR);

@@ -15,7 +15,7 @@ static void start_listening(struct listener *listener)
         return;
     }
     ip_set_option(pcb, SOF_REUSEADDR); /* old connections of the port are no obstacle */
-    window_listen(pcb);
+    flow_listen(pcb);
     if (tcp_bind(pcb, &address, listener->port) != ERR_OK) {
         tcp_close(pcb);
         return;
@@ -101,6 +101,10 @@ static err_t on_accept(void *context, struct tcp_pcb *pcb, err_t error)
     }
     service->connections++;
     socket_attach(socket, pcb);
+    if (!flow_accept(pcb)) {
+        socket_abort(socket);
+        return ERR_ABRT;
+    }
     if (listener->accept != NULL && listener->backlog == NULL && hand_over(socket, listener->accept)) {
         return ERR_OK;
     }

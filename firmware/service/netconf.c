@@ -122,7 +122,7 @@ void netconf_status(struct service *service, struct op *op, uint32_t port)
         return;
     }
     const struct port_config *config = &service->netconf.config[port];
-    bool up = service->netconf.configured[port];
+    bool up = service->netconf.configured[port] && netif_is_link_up(&service->stack->netifs[port]);
     uint32_t words[TS_NETIF_CONFIG_WORDS] = {0};
     words[0] = TS_PUT(TS_NETIF_CONFIG_FAMILY, TS_AF_INET) |
                TS_PUT(TS_NETIF_CONFIG_PREFIX_LENGTH, config->prefix_length) |
@@ -163,6 +163,7 @@ int netconf_message(void *context, uint32_t sender, const uint32_t words[4])
         service->netconf.dirty[sender] &= (uint8_t) ~(1u << port);
     } else if (kind == KIND_HELLO) {
         service->netconf.greeted |= 1u << sender;
+        link_greeted(service->stack, sender);
         for (uint32_t i = 0; i < service->stack->ports; i++) {
             if (service->netconf.configured[i]) {
                 service->netconf.dirty[sender] |= (uint8_t)(1u << i);

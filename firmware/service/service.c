@@ -135,7 +135,6 @@ static void on_result_written(void *context, void *item, uint32_t length, int er
     struct service *service = context;
     struct op *op = item;
     bank_scratch_give(&service->stack->bank, op->scratch);
-    op->scratch = 0u;
     op->result = error != 0 ? error : (int32_t)length;
     op_transferred(service, op);
 }
@@ -211,9 +210,10 @@ static void write_statistics(struct service *service, struct op *op)
     words[TS_STATS_CONNECTIONS_WORD] = service->connections;
     words[TS_STATS_LOCKS_WORD] = stack->lock.taken;
     words[TS_STATS_MESSAGES_WORD] = stack->message.sent;
-    words[TS_STATS_DROPPED_WORD] = stack->rx.dropped + stack->foreign + stack->bad_checksum;
-    words[TS_STATS_RX_BUFFERS_FREE_WORD] = TS_PUT(TS_STATS_RX_BUFFERS_FREE, rx_free_buffers()) |
-                                           TS_PUT(TS_STATS_TX_BUFFERS_FREE, stack->bank.free_count);
+    words[TS_STATS_DROPPED_WORD] = stack->rx.dropped + stack->handover.dropped + stack->bad_checksum;
+    words[TS_STATS_RX_BUFFERS_FREE_WORD] =
+        TS_PUT(TS_STATS_RX_BUFFERS_FREE, rx_free_large() + rx_free_small()) |
+        TS_PUT(TS_STATS_TX_BUFFERS_FREE, stack->bank.free_count);
     op_write_result(service, op, words, TS_STATS_BYTES);
 }
 
@@ -447,7 +447,7 @@ static int pump(void *context)
 int service_init(struct service *service, struct stack *stack)
 {
     service->stack = stack;
-    window_init();
+    flow_init(service);
     stack->rx.refuse = socket_refuses;
     stack->rx.refuse_context = service;
     for (uint32_t i = 0; i < OPERATIONS; i++) {

@@ -16,8 +16,10 @@ struct op {
     uint32_t user_low, user_high;
     uint32_t buffer, length;
     uint32_t submitted; /* bytes handed to the DMA engine */
-    uint32_t done;      /* bytes it has moved */
-    uint32_t scratch;   /* TX bank piece with the result, or 0 */
+    union {
+        uint32_t done;    /* bytes it has moved */
+        uint32_t scratch; /* TX bank piece with a small result */
+    };
     int32_t result;
     uint8_t operation, host, join_id;
     bool joined, finished;
@@ -89,6 +91,12 @@ struct service {
     uint32_t connections;
     uint64_t bytes_in, bytes_out;
     struct {
+        uint32_t used;    /* entries of this core's connections */
+        uint32_t full;    /* connections that found no entry and go by hash */
+        uint32_t clashes; /* tuples that are another core's */
+        uint32_t errors;
+    } flow;
+    struct {
         struct port_config config[TS_CONFIG_PORTS];
         bool configured[TS_CONFIG_PORTS];
         uint8_t dirty[8]; /* for each core: ports whose configuration it has not acknowledged */
@@ -131,9 +139,17 @@ void transfer_acknowledged(struct socket *socket, u16_t length);
 void transfer_drop_pieces(struct socket *socket);
 void transfer_drop_received(struct socket *socket);
 
+/* flow.c */
+void flow_init(struct service *service);
+void flow_listen(struct tcp_pcb *pcb);
+void flow_track(struct tcp_pcb *pcb); /* lwIP will tell when the PCB goes */
+bool flow_has(const struct tcp_pcb *pcb);
+bool flow_accept(struct tcp_pcb *pcb);
+int flow_open(struct tcp_pcb *pcb, uint32_t remote, uint32_t local, uint16_t remote_port,
+              uint16_t local_port);
+void flow_leave(struct tcp_pcb *pcb);
+
 /* window.c */
-void window_init(void);
-void window_listen(struct tcp_pcb *pcb);
 void window_start(struct tcp_pcb *pcb);
 void window_pump(struct service *service);
 

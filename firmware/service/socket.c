@@ -235,9 +235,11 @@ bool socket_refuses(void *context, const volatile uint32_t *descriptor, const ui
     uint32_t flags = descriptor[TS_RX_DESCRIPTOR_IS_TCP_WORD];
     uint32_t l3 = TS_FRAME_PAD_BYTES + TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_L3_OFFSET);
     uint32_t l4 = TS_FRAME_PAD_BYTES + TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_L4_OFFSET);
+    bool small = TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_BUFFER_CLASS) != 0u;
+    uint32_t reserve = small ? RX_SMALL_RESERVE : RX_LARGE_RESERVE;
     if (TS_GET(flags, TS_RX_DESCRIPTOR_IS_TCP) == 0u || TS_GET(flags, TS_RX_DESCRIPTOR_IS_IPV4) == 0u ||
         TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_PAYLOAD_LENGTH) == 0u || l4 + 4u > TS_HEADER_COPY_BYTES ||
-        l3 + IPV4_DESTINATION + 4u > l4 || rx_free_buffers() >= RX_RESERVE) {
+        l3 + IPV4_DESTINATION + 4u > l4 || (small ? rx_free_small() : rx_free_large()) >= reserve) {
         return false;
     }
     uint32_t source, destination;

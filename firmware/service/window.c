@@ -13,8 +13,6 @@
 #define STARVED_MS     20u
 #define SMALLEST_MSS   536u /* RFC 9293 3.7.1; smaller segments count as they come */
 
-static uint8_t extension; /* lwIP's number for our callback in PCBs */
-
 static uint32_t unit_of(const struct tcp_pcb *pcb)
 {
     return LWIP_MAX(pcb->mss, SMALLEST_MSS);
@@ -35,7 +33,7 @@ static int32_t budget(void)
             taken += (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
         }
     }
-    return (int32_t)(rx_free_buffers() - taken);
+    return (int32_t)(rx_free_large() - taken);
 }
 
 /* The window with which a connection starts, before its first segment with a window that counts. */
@@ -44,26 +42,6 @@ void window_start(struct tcp_pcb *pcb)
     pcb->rcv_wnd = 0;
     pcb->rcv_wnd = (tcpwnd_size_t)(budget() >= (int32_t)FIRST_SEGMENTS ? FIRST_SEGMENTS * unit_of(pcb) : 0u);
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
-}
-
-static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct tcp_pcb *pcb)
-{
-    (void)id;
-    (void)listening;
-    window_start(pcb);
-    return ERR_OK;
-}
-
-/* Call before tcp_listen(): what connects gets its window from here already in the SYN/ACK. */
-void window_listen(struct tcp_pcb *pcb)
-{
-    static const struct tcp_ext_arg_callbacks callbacks = {.passive_open = on_passive_open};
-    tcp_ext_arg_set_callbacks(pcb, extension, &callbacks);
-}
-
-void window_init(void)
-{
-    extension = tcp_ext_arg_alloc_id();
 }
 
 /* Move the right edge. The peer hears at once if that frees it or is worth a segment, else with the next
@@ -107,7 +85,7 @@ static bool is_starved(struct socket *socket)
         socket->thirsty = true;
         socket->thirsty_since = now;
     }
-    return now - socket->thirsty_since >= STARVED_MS && rx_free_buffers() > RX_CONTROL_RESERVE;
+    return now - socket->thirsty_since >= STARVED_MS && rx_free_large() > RX_CONTROL_RESERVE;
 }
 
 /* lwIP's own timer is slow (TCP_TMR_INTERVAL): a sender with Nagle's algorithm would wait that long for its
@@ -133,7 +111,7 @@ static void acknowledge_late(struct service *service)
 void window_pump(struct service *service)
 {
     enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
-    uint32_t share = (RX_BUFFERS - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
+    uint32_t share = (RX_LARGE - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
     int32_t left = budget();
     acknowledge_late(service);
     share = LWIP_MAX(share, 1u);

@@ -23,10 +23,17 @@ int boot_check(void)
         return -E_INVAL;
     }
     if (TS_GET(memory, TS_CORE_MEMORY_DATA_KIB) * 1024u < TS_CONFIG_DATA_BYTES ||
-        TS_GET(memory, TS_CORE_MEMORY_RX_KIB) * 1024u < RX_BUFFERS * TS_RX_BUFFER_BYTES ||
+        TS_GET(memory, TS_CORE_MEMORY_RX_KIB) * 1024u < TS_CONFIG_RX_BANK_BYTES ||
         TS_GET(memory, TS_CORE_MEMORY_TX_KIB) * 1024u < TX_BUFFERS * TS_TX_BUFFER_BYTES) {
         console_printf("core %u: memories %08x KiB are smaller than the firmware was built for: stopped\n",
                        core_number(), memory);
+        return -E_INVAL;
+    }
+    uint32_t buffers = mmio_read(TS_CORE_RX_BUFFERS);
+    if (buffers != 0u && (TS_GET(buffers, TS_CORE_RX_BUFFERS_LARGE) != RX_LARGE ||
+                          TS_GET(buffers, TS_CORE_RX_BUFFERS_SMALL) != RX_SMALL)) {
+        console_printf("core %u: RX buffers %08x are not those the firmware was built for: stopped\n",
+                       core_number(), buffers);
         return -E_INVAL;
     }
     return 0;

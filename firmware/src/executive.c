@@ -4,9 +4,10 @@
 #include "lwip/priv/tcp_priv.h"
 #include "lwip/timeouts.h"
 
-#define RX_BUDGET      8u /* frames before the other queues get their turn */
+#define FLOW_BUDGET    8u /* frames of connections before the other queues get their turn */
+#define OTHER_BUDGET   4u /* frames of strangers, likewise */
 #define MESSAGE_BUDGET 4u
-#define OOSEQ_RESERVE  3u /* RX buffers free below which out-of-order data is given up */
+#define OOSEQ_RESERVE  3u /* RX buffers of a class free below which out-of-order data is given up */
 
 static volatile uint32_t ticks; /* incremented by the interrupt handler */
 static uint32_t ticks_seen;
@@ -52,6 +53,8 @@ int stack_init(struct stack *stack)
     error = error != 0 ? error : sq_init(&stack->sq, stack->epoch);
     error = error != 0 ? error : rx_init(&stack->rx, stack->epoch, stack->ports);
     if (error == 0) {
+        handover_init(stack);
+        link_init(stack);
         mmio_write(TS_EVENT_ENABLE, TS_EVENT_TICK);
         platform_interrupts(true);
     }
@@ -62,7 +65,7 @@ int stack_init(struct stack *stack)
  */
 static void relieve_rx(void)
 {
-    if (rx_free_buffers() >= OOSEQ_RESERVE) {
+    if (rx_free_large() >= OOSEQ_RESERVE && (RX_SMALL == 0u || rx_free_small() >= OOSEQ_RESERVE)) {
         return;
     }
     for (struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
@@ -74,7 +77,8 @@ static void relieve_rx(void)
 
 int executive_step(struct stack *stack, const struct program *program)
 {
-    int work = rx_poll(&stack->rx, RX_BUDGET);
+    int work = rx_poll_flows(&stack->rx, FLOW_BUDGET);
+    work += rx_poll_others(&stack->rx, OTHER_BUDGET);
     if (work != 0) {
         relieve_rx();
     }
@@ -92,7 +96,12 @@ int executive_step(struct stack *stack, const struct program *program)
     uint32_t sender, words[4];
     for (uint32_t i = 0; i < MESSAGE_BUDGET && message_receive(&stack->message, &sender, words) == 0; i++) {
         work += 1;
-        if (program->message != NULL) {
+        uint32_t kind = words[0] & 0xFFu;
+        if (kind == MESSAGE_LINK) {
+            link_message(stack, words);
+        } else if (kind == MESSAGE_PART || kind == MESSAGE_TAKEN) {
+            handover_message(stack, sender, words);
+        } else if (program->message != NULL) {
             program->message(program->context, sender, words);
         }
     }
@@ -107,6 +116,8 @@ int executive_step(struct stack *stack, const struct program *program)
         ticks_seen = ticks;
         work += 1;
         sys_check_timeouts();
+        link_tick(stack);
+        handover_tick(stack);
     }
     if (work != 0 && program->pump != NULL) {
         work += program->pump(program->context);
@@ -120,9 +131,9 @@ void executive_run(struct stack *stack, const struct program *program)
         if (executive_step(stack, program) != 0) {
             continue;
         }
-        /* Idle until an event; the tick bounds the wait. The tx event alone is no reason to hurry. */
+        /* Idle until an event; the tick bounds the wait. Low buffers are no work by themselves. */
         mmio_write(TS_TIMER_IDLE, 1u);
-        while (mmio_read(TS_EVENT_PENDING) == 0u && ticks == ticks_seen) {
+        while ((mmio_read(TS_EVENT_PENDING) & ~TS_EVENT_RX_LOW) == 0u && ticks == ticks_seen) {
         }
         mmio_write(TS_TIMER_IDLE, 0u);
     }

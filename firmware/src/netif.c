@@ -113,7 +113,7 @@ static struct netif *netif_of_address(const struct stack *stack, uint32_t addres
 }
 
 /* Checksum of a TCP or UDP datagram that hardware could not check; `p` starts at a sane IPv4 header. */
-static bool checksum_ok(struct pbuf *p, const struct ip_hdr *header)
+bool ports_checksum_ok(struct pbuf *p, const struct ip_hdr *header)
 {
     u16_t header_bytes = IPH_HL_BYTES(header);
     u16_t length = (u16_t)(lwip_ntohs(IPH_LEN(header)) - header_bytes);
@@ -132,26 +132,28 @@ static bool checksum_ok(struct pbuf *p, const struct ip_hdr *header)
     return ok;
 }
 
-/* A reassembled segment may belong to a flow of another core: fragments meet by address, flows by the whole
- * tuple. */
-static bool is_foreign(struct stack *stack, const struct pbuf *p, const struct ip_hdr *header)
+/* Which core a reassembled segment is for: fragments meet by address, connections by the whole tuple. A number that
+ * no core has if nobody knows. */
+static uint32_t core_of(struct stack *stack, const struct pbuf *p, const struct ip_hdr *header)
 {
     u16_t header_bytes = IPH_HL_BYTES(header);
-    uint32_t core = stack->core;
-    if (IPH_PROTO(header) != IP_PROTO_TCP || p->len < header_bytes + 4u) {
-        return IPH_PROTO(header) == IP_PROTO_TCP;
+    uint32_t core;
+    if (IPH_PROTO(header) != IP_PROTO_TCP) {
+        return stack->core;
+    }
+    if (p->len < header_bytes + 4u) {
+        return UINT32_MAX;
     }
     const uint8_t *ports = (const uint8_t *)p->payload + header_bytes;
     if (probe_ipv4(header->src.addr, header->dest.addr, (uint16_t)(ports[0] << 8 | ports[1]),
-                   (uint16_t)(ports[2] << 8 | ports[3]), true, &core) != 0) {
-        return true;
+                   (uint16_t)(ports[2] << 8 | ports[3]), &core) != 0) {
+        return UINT32_MAX;
     }
-    return core != stack->core;
+    return core;
 }
 
-/* Called by ip4_input() with the version checked. Reassembles here, so that lwIP never answers a foreign
- * flow's segment with RST, and checks what the hardware did not. Returns nonzero if the packet was consumed.
- */
+/* Called by ip4_input() with the version checked. Reassembles here, so that lwIP never answers another core's
+ * segment with RST, and checks what the hardware did not. Returns nonzero if the packet was consumed. */
 int hook_ip4_input(struct pbuf *p, struct netif *input)
 {
     struct stack *stack = instance;
@@ -175,7 +177,7 @@ int hook_ip4_input(struct pbuf *p, struct netif *input)
     }
     if (!fragment) {
         pbuf_realloc(p, total);
-        if (!checksum_ok(p, header)) {
+        if (!ports_checksum_ok(p, header)) {
             stack->bad_checksum++;
             pbuf_free(p);
             return 1;
@@ -193,12 +195,13 @@ int hook_ip4_input(struct pbuf *p, struct netif *input)
         return 1;
     }
     header = p->payload;
-    if (is_foreign(stack, p, header)) {
+    uint32_t core = core_of(stack, p, header);
+    if (core != stack->core) {
         stack->foreign++;
-        pbuf_free(p);
+        handover_give(stack, core, (uint32_t)(input - stack->netifs), p);
         return 1;
     }
-    if (!checksum_ok(p, header)) {
+    if (!ports_checksum_ok(p, header)) {
         stack->bad_checksum++;
         pbuf_free(p);
         return 1;

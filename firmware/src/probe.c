@@ -1,10 +1,9 @@
-/* Hash probe: asks the dispatcher itself, so both can never disagree. */
+/* Hash probe and flow table: asks the dispatcher itself, so both can never disagree. */
 #include "drivers.h"
 
-#define PROBE_POLLS 256u /* a probe takes at most 64 cycles */
+#define PROBE_POLLS 1024u /* at most 1,024 cycles; each poll takes several */
 
-int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-               bool has_ports, uint32_t *core)
+static void put_tuple(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port)
 {
     mmio_write(TS_PROBE_SOURCE(0), source);
     mmio_write(TS_PROBE_DESTINATION(0), destination);
@@ -14,13 +13,80 @@ int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint
     }
     mmio_write(TS_PROBE_PORTS, TS_PUT(TS_PROBE_PORTS_SOURCE, source_port) |
                                    TS_PUT(TS_PROBE_PORTS_DESTINATION, destination_port));
-    mmio_write(TS_PROBE_GO, TS_PUT(TS_PROBE_GO_HAS_PORTS, has_ports ? 1u : 0u));
+}
+
+/* Both result registers have their busy bit in the same place. */
+static int wait(uint32_t address, uint32_t *result)
+{
     for (uint32_t poll = 0; poll < PROBE_POLLS; poll++) {
-        uint32_t result = mmio_read(TS_PROBE_RESULT);
-        if (TS_GET(result, TS_PROBE_RESULT_BUSY) == 0u) {
-            *core = TS_GET(result, TS_PROBE_RESULT_CORE);
+        *result = mmio_read(address);
+        if (TS_GET(*result, TS_PROBE_RESULT_BUSY) == 0u) {
             return 0;
         }
     }
     return -E_IO;
+}
+
+int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
+               uint32_t *core)
+{
+    uint32_t result;
+    put_tuple(source, destination, source_port, destination_port);
+    mmio_write(TS_PROBE_GO, TS_PUT(TS_PROBE_GO_HAS_PORTS, 1u) | TS_PUT(TS_PROBE_GO_IS_TCP, 1u));
+    int error = wait(TS_PROBE_RESULT, &result);
+    if (error == 0) {
+        *core = TS_GET(result, TS_PROBE_RESULT_CORE);
+    }
+    return error;
+}
+
+static int operate(uint32_t operation, uint32_t index, uint32_t *result)
+{
+    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) | TS_PUT(TS_PROBE_FLOW_IS_TCP, 1u) |
+                                  TS_PUT(TS_PROBE_FLOW_INDEX, index));
+    int error = wait(TS_PROBE_FLOW_RESULT, result);
+    if (error != 0) {
+        return error;
+    }
+    switch (TS_GET(*result, TS_PROBE_FLOW_RESULT_STATUS)) {
+    case TS_FLOW_STATUS_OK:
+        return 0;
+    case TS_FLOW_STATUS_EXISTS:
+        return -E_EXIST;
+    case TS_FLOW_STATUS_FULL:
+        return -E_NOSPC;
+    case TS_FLOW_STATUS_NOT_FOUND:
+        return -E_INVAL;
+    default:
+        return -E_IO;
+    }
+}
+
+int flow_insert(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
+                uint16_t *index)
+{
+    uint32_t result;
+    put_tuple(source, destination, source_port, destination_port);
+    int error = operate(TS_FLOW_OPERATION_INSERT, 0u, &result);
+    *index = error == 0 ? (uint16_t)TS_GET(result, TS_PROBE_FLOW_RESULT_INDEX) : 0u;
+    return error;
+}
+
+int flow_delete(uint16_t index)
+{
+    uint32_t result;
+    return operate(TS_FLOW_OPERATION_DELETE, index, &result);
+}
+
+int flow_lookup(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
+                uint16_t *index, uint32_t *core)
+{
+    uint32_t result;
+    put_tuple(source, destination, source_port, destination_port);
+    int error = operate(TS_FLOW_OPERATION_LOOKUP, 0u, &result);
+    if (error == 0) {
+        *index = (uint16_t)TS_GET(result, TS_PROBE_FLOW_RESULT_INDEX);
+        *core = TS_GET(result, TS_PROBE_FLOW_RESULT_CORE);
+    }
+    return error;
 }

@@ -1,4 +1,4 @@
-/* Receive queue. A frame becomes one custom pbuf without a copy.
+/* Receive queues: frames that hit the flow table, and all others. A frame becomes one custom pbuf without a copy.
  *
  * An unfragmented TCP segment's pbuf points to the header copy in data RAM: lwIP reads no further than the
  * headers, and rx_payload_address() translates what is left to the RX bank. Everything else points to the RX
@@ -32,17 +32,45 @@ int rx_init(struct rx *rx, uint8_t epoch, uint8_t ports)
     for (uint32_t i = 0; i < RX_RING_ENTRIES; i++) {
         uncached_words(hw_memory.rx_ring[i])[TS_RX_DESCRIPTOR_OWNER_WORD] = 0u;
     }
+    for (uint32_t i = 0; i < RX_OTHER_RING_ENTRIES; i++) {
+        uncached_words(hw_memory.rx_other_ring[i])[TS_RX_DESCRIPTOR_OWNER_WORD] = 0u;
+    }
     mmio_write(TS_RX_RING, address_of(hw_memory.rx_ring) - TS_DATA_BASE);
+    mmio_write(TS_RX_OTHER_RING, address_of(hw_memory.rx_other_ring) - TS_DATA_BASE);
     mmio_write(TS_RX_HEADERS, address_of(hw_memory.rx_headers) - TS_DATA_BASE);
     mmio_write(TS_RX_CONSUMER, 0u);
-    mmio_write(TS_RX_CONTROL,
-               TS_PUT(TS_RX_CONTROL_RING_LOG2, RX_RING_LOG2) | TS_PUT(TS_RX_CONTROL_ENABLE, 1u));
+    mmio_write(TS_RX_OTHER_CONSUMER, 0u);
+    mmio_write(TS_RX_LIMITS, TS_PUT(TS_RX_LIMITS_FLOW_LARGE, RX_FLOW_LARGE) |
+                                 TS_PUT(TS_RX_LIMITS_FLOW_SMALL, RX_FLOW_SMALL) |
+                                 TS_PUT(TS_RX_LIMITS_OTHER_LARGE, RX_OTHER_LARGE) |
+                                 TS_PUT(TS_RX_LIMITS_OTHER_SMALL, RX_OTHER_SMALL));
+    mmio_write(TS_RX_WATERMARK, RX_WATERMARK);
+    mmio_write(TS_RX_CONTROL, TS_PUT(TS_RX_CONTROL_RING_LOG2, RX_RING_LOG2) |
+                                  TS_PUT(TS_RX_CONTROL_OTHER_RING_LOG2, RX_OTHER_RING_LOG2) |
+                                  TS_PUT(TS_RX_CONTROL_ENABLE, 1u));
     return 0;
 }
 
-uint32_t rx_free_buffers(void)
+uint32_t rx_free_large(void)
 {
     return TS_GET(mmio_read(TS_RX_BUFFERS), TS_RX_BUFFERS_LARGE);
+}
+
+uint32_t rx_free_small(void)
+{
+    return TS_GET(mmio_read(TS_RX_BUFFERS), TS_RX_BUFFERS_SMALL);
+}
+
+static uint32_t capacity(uint32_t index)
+{
+    return index < RX_LARGE ? TS_RX_BUFFER_BYTES : TS_RX_SMALL_BUFFER_BYTES;
+}
+
+/* As rx_buffer_offset() of twinstack.proto.memory_map: the large ones come first. */
+uint32_t rx_buffer_address(uint32_t index)
+{
+    uint32_t large = index < RX_LARGE ? index : RX_LARGE;
+    return TS_RX_BANK_BASE + large * TS_RX_BUFFER_BYTES + (index - large) * TS_RX_SMALL_BUFFER_BYTES;
 }
 
 struct rx_buffer *rx_buffer_of(struct rx *rx, const struct pbuf *p)
@@ -53,12 +81,12 @@ struct rx_buffer *rx_buffer_of(struct rx *rx, const struct pbuf *p)
 
 uint32_t rx_payload_address(struct rx *rx, const struct pbuf *p)
 {
-    uint32_t index = (uint32_t)(rx_buffer_of(rx, p) - rx->buffers);
     uint32_t address = address_of(p->payload);
     if (address >= TS_RX_BANK_BASE) {
         return address;
     }
-    return TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES + (address - address_of(hw_memory.rx_headers[index]));
+    uint32_t index = (uint32_t)(rx_buffer_of(rx, p) - rx->buffers);
+    return rx_buffer_address(index) + (address - address_of(hw_memory.rx_headers[index]));
 }
 
 /* Frames that more than one core got, and that this one is not to answer: lwIP would. */
@@ -74,7 +102,7 @@ static bool not_ours_to_answer(uint32_t flags, const uint8_t *header)
            TS_GET(flags, TS_RX_DESCRIPTOR_IS_MULTICAST) != 0u;
 }
 
-static void handle(struct rx *rx, const volatile uint32_t *words)
+static void handle(struct rx *rx, const uint32_t *words)
 {
     uint32_t index = TS_WORD_GET(words, TS_RX_DESCRIPTOR_BUFFER_INDEX);
     uint32_t length = TS_WORD_GET(words, TS_RX_DESCRIPTOR_FRAME_LENGTH) + TS_FRAME_PAD_BYTES;
@@ -91,8 +119,8 @@ static void handle(struct rx *rx, const volatile uint32_t *words)
         give_back(rx, index);
         return;
     }
-    if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_VERSION) != TS_DESCRIPTOR_VERSION ||
-        length > TS_RX_BUFFER_BYTES || port >= rx->ports || not_ours_to_answer(flags, header) ||
+    if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_VERSION) != TS_DESCRIPTOR_VERSION || length > capacity(index) ||
+        port >= rx->ports || not_ours_to_answer(flags, header) ||
         (rx->refuse != NULL && rx->refuse(rx->refuse_context, words, header))) {
         rx->dropped++;
         give_back(rx, index);
@@ -105,31 +133,51 @@ static void handle(struct rx *rx, const volatile uint32_t *words)
     buffer->out = true;
     buffer->verified = TS_GET(flags, TS_RX_DESCRIPTOR_IP_CHECKSUM_OK) != 0u &&
                        TS_GET(flags, TS_RX_DESCRIPTOR_L4_CHECKSUM_OK) != 0u;
-    void *start = headers_only ? uncached(address_of(hw_memory.rx_headers[index]))
-                               : uncached(TS_RX_BANK_BASE + index * TS_RX_BUFFER_BYTES);
-    struct pbuf *p =
-        pbuf_alloced_custom(PBUF_RAW, (u16_t)length, PBUF_REF, &buffer->custom, start, TS_RX_BUFFER_BYTES);
+    void *start =
+        headers_only ? uncached(address_of(hw_memory.rx_headers[index])) : uncached(rx_buffer_address(index));
+    struct pbuf *p = pbuf_alloced_custom(PBUF_RAW, (u16_t)length, PBUF_REF, &buffer->custom, start,
+                                         (u16_t)capacity(index));
     if (rx->input(rx->context, port, p) != 0) {
         rx->dropped++;
         pbuf_free(p);
     }
 }
 
-int rx_poll(struct rx *rx, uint32_t budget)
+static int poll(struct rx *rx, uint32_t (*ring)[TS_RX_DESCRIPTOR_WORDS], uint32_t entries, uint16_t *consumer,
+                uint32_t consumer_register, uint32_t budget)
 {
     int handled = 0;
     while (budget-- > 0u) {
-        volatile uint32_t *words = uncached_words(hw_memory.rx_ring[rx->consumer % RX_RING_ENTRIES]);
+        volatile uint32_t *words = uncached_words(ring[*consumer % entries]);
         if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_OWNER) == 0u) {
             break;
         }
         memory_barrier();
-        handle(rx, words);
+        /* The slot goes back before any buffer does: with all buffers out, the next descriptor takes this very slot. */
+        uint32_t descriptor[TS_RX_DESCRIPTOR_WORDS];
+        for (uint32_t i = 0; i < TS_RX_DESCRIPTOR_WORDS; i++) {
+            descriptor[i] = words[i];
+        }
         words[TS_RX_DESCRIPTOR_OWNER_WORD] = 0u;
-        rx->consumer++;
+        memory_barrier();
+        handle(rx, descriptor);
+        (*consumer)++;
         rx->frames++;
-        mmio_write(TS_RX_CONSUMER, rx->consumer);
+        mmio_write(consumer_register, *consumer);
         handled++;
     }
     return handled;
+}
+
+int rx_poll_flows(struct rx *rx, uint32_t budget)
+{
+    int handled = poll(rx, hw_memory.rx_ring, RX_RING_ENTRIES, &rx->consumer, TS_RX_CONSUMER, budget);
+    rx->flow_frames += (uint32_t)handled;
+    return handled;
+}
+
+int rx_poll_others(struct rx *rx, uint32_t budget)
+{
+    return poll(rx, hw_memory.rx_other_ring, RX_OTHER_RING_ENTRIES, &rx->other_consumer, TS_RX_OTHER_CONSUMER,
+                budget);
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from pathlib import Path
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import ARP, Ether
 
+from twinstack.config import EngineConfig
 from twinstack.proto.queues import NETIF_CONFIG, SOCKET_ADDRESS, SQE, Operation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +57,29 @@ def socket_address(ip: str, port: int) -> bytes:
     return SOCKET_ADDRESS.pack({"family": 2, "port": port, "address": packed_ip(ip)})
 
 
+COMMON_OFFSET = 4096
+"""Of what the fake engines of several cores share, behind the shared region: 32 locks and their padding, then flows."""
+FLOWS_OFFSET = COMMON_OFFSET + 256
+
+
+def flow_table(shared: Path) -> dict[tuple[bytes, bytes, int, int], int]:
+    """The fake flow table in the file ``shared``: (source, destination, ports as a frame to us has them) -> core."""
+    data = shared.read_bytes()[FLOWS_OFFSET : FLOWS_OFFSET + 16 * EngineConfig().flows]
+    flows = {}
+    for source, destination, source_port, destination_port, state in struct.iter_unpack("<4s4sHHI", data):
+        if state:
+            assert (key := (source, destination, source_port, destination_port)) not in flows
+            flows[key] = state - 1
+    return flows
+
+
+def flow_owner(shared: Path, sent: Ether) -> int | None:
+    """Core that has the connection of a segment that we sent; None if it is in no table."""
+    ip, tcp = sent[IP], sent[TCP]
+    addresses = tuple(bytes(map(int, text.split("."))) for text in (ip.dst, ip.src))
+    return flow_table(shared).get((*addresses, tcp.dport, tcp.sport))
+
+
 @dataclass
 class Completion:
     user_data: int
@@ -71,6 +96,7 @@ class Firmware:
     frames: list[Ether] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
     messages: list[tuple[int, ...]] = field(default_factory=list)
+    rules: list[tuple[int, ...]] = field(default_factory=list)
     ready: tuple[int, int] = (0, 0)
     log: list[str] = field(default_factory=list)
 
@@ -98,6 +124,8 @@ class Firmware:
                 self.completions.append(Completion(low | high << 32, result, more, joined))
             elif words[0] == "message":
                 self.messages.append(tuple(int(word) for word in words[1:]))
+            elif words[0] == "rule":
+                self.rules.append(tuple(int(word) for word in words[1:]))
             elif words[0] == "ready":
                 self.ready = (int(words[1]), int(words[2]))
             elif words[0] in ("data", "state"):

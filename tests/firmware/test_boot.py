@@ -170,14 +170,14 @@ class Core:
 def test_image_boots(program):
     core = Core((BUILD / program / "firmware.img").read_bytes())
     core.run(lambda core: core.registers.get(core.ready, 0) >> 31)
-    assert core.console.endswith("core 0: twinstack firmware 0.1, ABI 1, stack up\n")
+    assert core.console.endswith(f"core 0: twinstack firmware 0.1, ABI {ABI_VERSION}, stack up\n")
     assert core.csrs[0xBC0] == 1 and core.csrs[0x300] & 8, "the tick interrupt is enabled"
 
 
 def test_image_refuses_another_abi():
     core = Core((BUILD / "sockets" / "firmware.img").read_bytes(), abi=7)
     core.run(lambda core: core.console.endswith("stopped\ncore 0: stopped\n"))
-    assert "hardware ABI 7, firmware ABI 1" in core.console
+    assert f"hardware ABI 7, firmware ABI {ABI_VERSION}" in core.console
     assert core.registers[core.ready] == ABI_VERSION
 
 

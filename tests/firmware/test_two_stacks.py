@@ -11,15 +11,17 @@ import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import ARP, Ether
 
-from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, build, socket_address
+from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, build, flow_owner, socket_address
 from firmware.two_stacks import CORES, ECHO_PORT, TwoStacks
 from support.rss_vectors import RSS_KEY, RSS_VECTORS
+from twinstack.config import EngineConfig
 from twinstack.models.dispatcher import VERIFICATION_KEY, DispatcherModel, ParsedFrame
 from twinstack.proto.queues import Operation
 from twinstack_sim.peer_lwip import LwipPeer
 from twinstack_sim.peer_tap import TapError, check_namespace
 
 RACE_US = 3000
+RX_BUFFERS = EngineConfig().rx_buffers
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -114,7 +116,7 @@ def test_ping_that_needs_fragments_takes_no_buffer_for_ever(stacks, peer):
         peer.ping(OUR_IP, 3000)
         stacks.advance(2)
     assert all(len(frame) <= 1514 for _, frame in stacks.sent)
-    assert [core.state()["rx_free"] for core in stacks.cores] == [16, 16]
+    assert [core.state()["rx_free"] for core in stacks.cores] == [RX_BUFFERS, RX_BUFFERS]
     assert [core.state()["tx_errors"] for core in stacks.cores] == [0, 0]
 
 
@@ -178,10 +180,8 @@ def ports_of_racing_cores(folder: Path, *extra: str, rounds: int = 12) -> list[i
         assert len(core.frames) == rounds
         for syn in core.frames:
             found.append(syn[TCP].sport)
-            back = (syn[TCP].dport, syn[TCP].sport)
-            local = bytes(map(int, OUR_IP.split(".")))
-            remote = bytes(map(int, PEER_IP.split(".")))
-            assert stacks.dispatcher.probe(remote, local, back) == number, "answers must lead back"
+            found_at = flow_owner(stacks.shared, syn)
+            assert found_at == number, "answers must lead back"
     stacks.close()
     return found
 
@@ -229,7 +229,7 @@ def test_fragments_meet_and_a_closed_port_is_told_once(stacks, peer):
     stacks.dispatch(bytes(Ether(src=PEER_MAC, dst=BROADCAST) / IP(src=PEER_IP, dst="10.0.0.255") / UDP(dport=9)))
     stacks.settle()
     assert not of_kind(stacks, ICMP), "RFC 1122 3.2.2: no error about a broadcast"
-    assert [core.state()["rx_free"] for core in stacks.cores] == [16, 16]
+    assert [core.state()["rx_free"] for core in stacks.cores] == [RX_BUFFERS, RX_BUFFERS]
 
 
 def test_fragments_in_any_order_of_several_datagrams(stacks):
@@ -267,7 +267,9 @@ def test_reassembled_segment_never_causes_a_reset(stacks, peer):
         stacks.advance(2)
     assert 0 < own < len(clients)
     assert not any("R" in str(frame[TCP].flags) for _, frame in of_kind(stacks, TCP))
-    assert stacks.cores[address_core].state()["foreign"] == len(clients) - own
+    state = stacks.cores[address_core].state()
+    assert state["foreign"] == len(clients) - own == state["given"]
+    assert sum(core.state()["taken"] for core in stacks.cores) == len(clients) - own
     for client in clients:
         client.send_all(b"still there")
     texts = dict.fromkeys(clients, b"")

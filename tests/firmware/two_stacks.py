@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scapy.layers.l2 import Ether
 
-from firmware.firmware_peer import OUR_IP, OUR_MAC, Firmware, packed_ip, packed_mac, socket_address
+from firmware.firmware_peer import OUR_IP, OUR_MAC, Firmware, flow_table, packed_ip, packed_mac, socket_address
 from twinstack.models.dispatcher import DispatcherModel, ParsedFrame
 from twinstack.proto.queues import NETIF_CONFIG, Operation
 
@@ -122,7 +122,7 @@ class TwoStacks:
     """Two cores, the dispatcher's model, the message FIFOs and a wire to ``peer`` (which may be None)."""
 
     def __init__(self, folder: Path, peer=None, *, extra: tuple[str, ...] = (), drop_message: int = -1):
-        shared = folder / "shared"
+        self.shared = shared = folder / "shared"
         self.cores = [
             Firmware(("--core", str(n), "--cores", str(CORES), "--shared", str(shared), *extra)) for n in range(CORES)
         ]
@@ -135,13 +135,19 @@ class TwoStacks:
         self._drop_message = drop_message
 
     def dispatch(self, frame: bytes) -> int:
-        """Bring a frame from the wire to the cores that the dispatcher chooses; the mask."""
+        """Bring a frame from the wire to the core of its flow, or to those that the dispatcher chooses; the mask."""
         frame = frame.ljust(60, b"\0")
-        verdict = self.dispatcher.decide(ParsedFrame.from_bytes(frame))
+        parsed = ParsedFrame.from_bytes(frame)
+        verdict = self.dispatcher.decide(parsed)
+        cores, answer = verdict.cores, verdict.answer
+        if parsed.is_tcp and not parsed.is_fragment:
+            key = (parsed.source, parsed.destination, parsed.source_port, parsed.destination_port)
+            if (owner := flow_table(self.shared).get(key)) is not None:
+                cores = answer = 1 << owner
         for number, core in enumerate(self.cores):
-            if verdict.cores >> number & 1:
-                core.frame(frame, answer=bool(verdict.answer >> number & 1))
-        return verdict.cores
+            if cores >> number & 1:
+                core.frame(frame, answer=bool(answer >> number & 1))
+        return cores
 
     def settle(self) -> None:
         """Pass messages, frames and completions until nothing moves."""
