@@ -7,6 +7,7 @@
 #   make place       BOARD=ecpix5_85: synthesise and place; resources against the budget
 #   make bitstream   BOARD=ecpix5_85: synthesise, place and route
 #   make nightly     long tests
+#   make mutants     plant faults in the gateware and see each caught (part of make nightly)
 #   make help        this text
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ READY := build/.venv build/.packages
 PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping
 LINT_PACKAGES := clang-format:clang-format
 
-.PHONY: help demo test check lint format formal bench place bitstream nightly clean
+.PHONY: help demo test check lint format formal bench place bitstream nightly mutants clean
 .DEFAULT_GOAL := help
 
 help:
@@ -82,6 +83,9 @@ check: lint test formal place
 
 nightly: $(READY)
 	@$(BIN)/python -m pytest tests -m nightly --ignore=tests/boards
+
+mutants: $(READY)
+	@$(BIN)/python tests/support/mutants.py
 
 clean:
 	rm -rf build

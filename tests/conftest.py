@@ -1,8 +1,18 @@
 """Rules for the whole suite."""
 
 import os
+import random
 
 import pytest
+
+
+def pytest_configure(config):
+    """One seed for the whole run, so that one line repeats it."""
+    os.environ.setdefault("TWINSTACK_SEED", str(random.SystemRandom().randrange(1 << 30)))
+
+
+def pytest_report_header(config):
+    return f"TWINSTACK_SEED={os.environ['TWINSTACK_SEED']}"
 
 
 @pytest.hookimpl(hookwrapper=True)
