@@ -7,7 +7,17 @@ from scapy.layers.inet import ICMP, IP, TCP, fragment
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from firmware.firmware_peer import OUR_IP, OUR_MAC, PEER_IP, PEER_MAC, Firmware, TcpPeer, build, flow_owner, socket_address
+from firmware.firmware_peer import (
+    OUR_IP,
+    OUR_MAC,
+    PEER_IP,
+    PEER_MAC,
+    Firmware,
+    TcpPeer,
+    build,
+    flow_owner,
+    socket_address,
+)
 from twinstack.config import EngineConfig
 from twinstack.proto.abi import ABI_VERSION
 from twinstack.proto.queues import NETIF_CONFIG, SOCKET_ADDRESS, STATS, Handle, Operation
