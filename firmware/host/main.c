@@ -1,6 +1,6 @@
 /* The firmware on the PC: commands on standard input, one a line; events and "ok" on standard output.
  *
- * frame PORT ANSWER HEX | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
+ * frame PORT ANSWER HEX | burst PORT ANSWER HEX... | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
  * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 | mac PORT STATUS | phy PORT ADDRESS REGISTER VALUE |
  * nophy PORT | state | quit */
 #include "fake.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define STEPS     10000
-#define LINE_SIZE 8192
+#define LINE_SIZE 65536
 
 static struct stack stack;
 static struct service service;
@@ -100,7 +100,12 @@ static void execute(char *line, const struct program *program)
     static char hex[LINE_SIZE];
     unsigned a, b, c, d;
     uint32_t words[4];
-    if (sscanf(line, "frame %u %u %s", &a, &b, hex) == 3) {
+    if (sscanf(line, "burst %u %u %n", &a, &b, (int *)&c) ==
+        2) { /* frames that come faster than they are handled */
+        for (char *frame = strtok(line + c, " \n"); frame != NULL; frame = strtok(NULL, " \n")) {
+            fake_frame(a, b != 0u, bytes, parse_hex(frame, bytes, sizeof(bytes)));
+        }
+    } else if (sscanf(line, "frame %u %u %s", &a, &b, hex) == 3) {
         fake_frame(a, b != 0u, bytes, parse_hex(hex, bytes, sizeof(bytes)));
     } else if (sscanf(line, "sqe %u %u %u %s", &a, &b, &c, hex) == 4) {
         if (parse_hex(hex, bytes, TS_SQE_BYTES) != TS_SQE_BYTES || fake_deliver(a, b != 0u, c, bytes) != 0) {

@@ -26,14 +26,11 @@ static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct t
     return ERR_OK;
 }
 
-/* Before any entry: what an earlier life of this core left; another core's entries are not touched. */
+/* The table holds nothing of this core: its reset has removed what there was. */
 void flow_init(struct service *service)
 {
     instance = service;
     extension = tcp_ext_arg_alloc_id();
-    for (uint32_t index = 0; index < TS_CONFIG_FLOWS; index++) {
-        flow_delete((uint16_t)index);
-    }
 }
 
 /* Call before tcp_listen(): what connects gets its window already in the SYN/ACK. */

@@ -67,10 +67,12 @@ struct socket {
     uint32_t next_hop;
     uint16_t generation, port; /* port: in the directory, or 0 */
     uint8_t state, host, error, rx_held, piece_count;
-    bool eof, fin_wanted, fin_sent, attention;
-    bool wide;    /* the peer has seen a window of two segments */
-    bool thirsty; /* a RECV is posted and there is no window for it */
-    uint32_t thirsty_since;
+    uint8_t ack_since; /* ms, low bits */
+    bool eof : 1, fin_wanted : 1, fin_sent : 1, attention : 1;
+    bool wide : 1;          /* the peer has seen a window of two segments */
+    bool thirsty : 1;       /* a RECV is posted and there is no window for it */
+    bool ack_due : 1;       /* two segments wait for an acknowledgement; it goes with the next window */
+    uint16_t thirsty_since; /* ms, low bits */
 };
 
 struct service {
@@ -84,6 +86,7 @@ struct service {
     uint32_t turn;          /* first socket of the next pump, for fairness */
     uint32_t window_turn;   /* first socket of the next hand-out of windows */
     uint32_t acknowledged;  /* when delayed acknowledgements were sent last, ms */
+    bool acks_due;          /* a socket has ack_due */
     uint32_t high;          /* sockets from here on have never been used */
     uint32_t senders;       /* sockets with something to send, as the last pump saw it */
     uint32_t in_flight;     /* pieces in TCP */
@@ -151,6 +154,7 @@ void flow_leave(struct tcp_pcb *pcb);
 
 /* window.c */
 void window_start(struct tcp_pcb *pcb);
+void window_received(struct socket *socket);
 void window_pump(struct service *service);
 
 /* listener.c */

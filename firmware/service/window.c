@@ -44,17 +44,76 @@ void window_start(struct tcp_pcb *pcb)
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
 }
 
-/* Move the right edge. The peer hears at once if that frees it or is worth a segment, else with the next
- * acknowledgement (RFC 9293 3.8.6.2.2). */
-static void grant(struct tcp_pcb *pcb, uint32_t segments)
+static void acknowledge(struct tcp_pcb *pcb)
+{
+    tcp_ack_now(pcb);
+    tcp_output(pcb);
+}
+
+/* What the peer may still send by what it has been told. */
+static uint32_t advertised_by(const struct tcp_pcb *pcb)
 {
     uint32_t advertised = pcb->rcv_ann_right_edge - pcb->rcv_nxt;
-    advertised = advertised > UINT16_MAX ? 0u : advertised; /* the peer sent beyond the edge */
+    return advertised > UINT16_MAX ? 0u : advertised; /* the peer sent beyond the edge */
+}
+
+/* Move the right edge. The peer hears at once if that frees it, or doubles a window by two segments or more; else with
+ * the next acknowledgement (RFC 9293 3.8.6.2.2), which may be due now. */
+static void grant(struct socket *socket, uint32_t segments)
+{
+    struct tcp_pcb *pcb = socket->pcb;
+    uint32_t advertised = advertised_by(pcb);
     pcb->rcv_wnd = (tcpwnd_size_t)(pcb->rcv_wnd + segments * unit_of(pcb));
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
-    if (advertised < unit_of(pcb) || pcb->rcv_wnd - advertised >= TCP_WND_UPDATE_THRESHOLD) {
-        tcp_ack_now(pcb);
-        tcp_output(pcb);
+    bool doubles = pcb->rcv_wnd >= 2u * advertised && pcb->rcv_wnd - advertised >= TCP_WND_UPDATE_THRESHOLD;
+    if (!socket->ack_due && (advertised < unit_of(pcb) || doubles)) {
+        acknowledge(pcb);
+    }
+}
+
+/* Data has come in order. lwIP would acknowledge every second segment at once, with a window that lacks the buffers of
+ * both, and we the new window again as soon as they are copied: instead one acknowledgement goes out when they are,
+ * within a millisecond (RFC 9293 3.8.6.3 asks for one for at least every second segment, RFC 1122 4.2.3.2 for half a
+ * second at most). What lwIP sends meanwhile carries it, too, and clears TF_ACK_DELAY. */
+void window_received(struct socket *socket)
+{
+    struct tcp_pcb *pcb = socket->pcb;
+    if ((pcb->flags & TF_ACK_NOW) == 0u || (pcb->flags & TF_RXCLOSED) != 0u) {
+        return;
+    }
+    tcp_clear_flags(pcb, TF_ACK_NOW);
+    tcp_set_flags(pcb, TF_ACK_DELAY);
+    if (!socket->ack_due) {
+        socket->ack_due = true;
+        socket->ack_since = (uint8_t)time_ms();
+        socket->service->acks_due = true;
+    }
+}
+
+/* Send what is due, unless more window will come with it in a moment. */
+static void acknowledge_due(struct service *service)
+{
+    if (!service->acks_due) {
+        return;
+    }
+    service->acks_due = false;
+    uint8_t now = (uint8_t)time_ms();
+    for (uint32_t i = 0; i < service->high; i++) {
+        struct socket *socket = &service->sockets[i];
+        struct tcp_pcb *pcb = socket->state == SOCKET_FREE ? NULL : socket->pcb;
+        if (!socket->ack_due || pcb == NULL || (pcb->flags & TF_ACK_DELAY) == 0u) {
+            socket->ack_due = false;
+            continue;
+        }
+        const struct op *op = socket->receives.head;
+        bool copying = op != NULL && op->transfers != 0u;
+        if (copying && socket->ack_since == now &&
+            pcb->rcv_wnd < advertised_by(pcb) + TCP_WND_UPDATE_THRESHOLD) {
+            service->acks_due = true;
+            continue;
+        }
+        socket->ack_due = false;
+        acknowledge(pcb);
     }
 }
 
@@ -80,12 +139,12 @@ static uint32_t wanted(const struct socket *socket, uint32_t share)
 /* True if the socket has waited long enough for a segment in excess of the sum. */
 static bool is_starved(struct socket *socket)
 {
-    uint32_t now = time_ms();
+    uint16_t now = (uint16_t)time_ms();
     if (!socket->thirsty) {
         socket->thirsty = true;
         socket->thirsty_since = now;
     }
-    return now - socket->thirsty_since >= STARVED_MS && rx_free_large() > RX_CONTROL_RESERVE;
+    return (uint16_t)(now - socket->thirsty_since) >= STARVED_MS && rx_free_large() > RX_CONTROL_RESERVE;
 }
 
 /* lwIP's own timer is slow (TCP_TMR_INTERVAL): a sender with Nagle's algorithm would wait that long for its
@@ -100,8 +159,7 @@ static void acknowledge_late(struct service *service)
     for (uint32_t i = 0; i < service->high; i++) {
         struct tcp_pcb *pcb = service->sockets[i].state == SOCKET_FREE ? NULL : service->sockets[i].pcb;
         if (pcb != NULL && (pcb->flags & TF_ACK_DELAY) != 0u) {
-            tcp_ack_now(pcb);
-            tcp_output(pcb);
+            acknowledge(pcb);
         }
     }
 }
@@ -138,13 +196,13 @@ void window_pump(struct service *service)
             if (left >= (int32_t)(first ? FIRST_SEGMENTS : 1u)) {
                 wish = LWIP_MIN(wish, (uint32_t)left);
                 left -= (int32_t)wish;
-                grant(socket->pcb, wish);
+                grant(socket, wish);
                 socket->wide = socket->wide || first;
                 socket->thirsty = false;
             } else if (class == FIRST_WITH_RECEIVE && is_starved(socket)) {
                 service->excess++;
                 socket->thirsty = false;
-                grant(socket->pcb, 1u);
+                grant(socket, 1u);
             } else if (unserved == service->high) {
                 unserved = index;
             }
@@ -154,4 +212,5 @@ void window_pump(struct service *service)
             break;
         }
     }
+    acknowledge_due(service);
 }

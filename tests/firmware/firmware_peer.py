@@ -159,6 +159,10 @@ class Firmware:
     def frame(self, packet, *, answer: bool = True, port: int = 0) -> None:
         self.command(f"frame {port} {int(answer)} {bytes(packet).hex()}")
 
+    def burst(self, packets, *, port: int = 0) -> None:
+        """Frames that come faster than the firmware handles them."""
+        self.command(f"burst {port} 1 " + " ".join(bytes(packet).hex() for packet in packets))
+
     def sqe(self, operation: int, user_data: int, *, joined: bool = False, **fields: int | bytes) -> None:
         self.sqe_begin(operation, user_data, joined=joined, **fields)
         self.finish()
