@@ -41,6 +41,7 @@ def region_bytes(config: EngineConfig) -> dict[Region, int]:
 class TxRun(data.Struct):
     """A run of bytes to read, or one word to write."""
 
+    core: 2  # whose memory
     region: Region
     offset: LOCAL_BITS  # byte in the memory; a write ignores bits 1:0
     length: 16  # bytes, at least 1; 4 for a write
@@ -50,7 +51,7 @@ class TxRun(data.Struct):
 
 
 class TxFetch(wiring.Component):
-    """Reads runs of bytes from the memories of one core at a time.
+    """Reads runs of bytes from the memories of the cores, for two users: who fetches commands, and who fetches frames.
 
     Parameters
     ----------
@@ -58,35 +59,37 @@ class TxFetch(wiring.Component):
 
     Members
     -------
-    core : ``In(range(cores))``
-        Whose memories; may change only while ``idle``.
-    i : ``In(stream.Signature(TxRun))``
-        Runs. The caller has checked that they lie within the memory.
-    valid : ``Out(1)``, word : ``Out(PackInput)``
-        The words of the runs that are read, in order, without a way to stall them. Writes give none.
+    command, frame : ``In(stream.Signature(TxRun))``
+        Runs of the two users; ``command`` goes first, between two runs. The caller has checked that they lie within the
+        memory.
+    valid : ``Out(1)``, word : ``Out(PackInput)``, for_frame : ``Out(1)``
+        The words of the runs that are read, in order, without a way to stall them, and whose they are. Writes give none.
     flush : ``In(1)``
-        Give up the run in progress; a request that a memory has not accepted yet stays until it is (``RamPort``). Words that
-        were asked for may still come until ``idle``.
-    idle : ``Out(1)``
-        Nothing is in progress: all is read and delivered, or written.
+        Give up the run of ``frame`` in progress; a request that a memory has not accepted yet stays until it is
+        (``RamPort``). Words that were asked for may still come until ``frame_idle``.
+    command_idle, frame_idle : ``Out(1)``
+        Nothing of that user is in progress: all is read and delivered, or written.
     data0.., rx_bank0.., tx_bank0.. : ``Out(RamPort)``
         Memories of each core.
 
     Timing
     ------
     One word per cycle, also from one run to the next, while the memory is ready. A word is delivered two cycles after
-    its request was accepted. ``i.ready`` depends on the memory's ``ready`` in the same cycle.
+    its request was accepted. ``ready`` of both users depends on the memory's ``ready`` in the same cycle, and that of
+    ``frame`` on ``command.valid``.
     """
 
     def __init__(self, config: EngineConfig):
         self._config = config
         members = {
-            "core": In(range(config.cores)),
-            "i": In(stream.Signature(TxRun)),
+            "command": In(stream.Signature(TxRun)),
+            "frame": In(stream.Signature(TxRun)),
             "valid": Out(1),
             "word": Out(PackInput),
+            "for_frame": Out(1),
             "flush": In(1),
-            "idle": Out(1),
+            "command_idle": Out(1),
+            "frame_idle": Out(1),
         }
         for core in range(config.cores):
             members[f"data{core}"] = Out(ram_port_for(config.data_bytes))
@@ -96,7 +99,8 @@ class TxFetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        run = self.i.payload
+        run = Signal(TxRun)  # the one that may begin
+        begins = Signal()
 
         # --- Request: the registers are the port's signals ---
         ports = {
@@ -106,6 +110,7 @@ class TxFetch(wiring.Component):
         }
         chosen = Signal(len(ports))  # one-hot: memory of the request; zero: none
         active = Signal()
+        is_frame = Signal()
         offset = Signal(LOCAL_BITS)
         remaining = Signal(16)  # bytes of the run from this word on
         last, write = Signal(), Signal()
@@ -113,21 +118,27 @@ class TxFetch(wiring.Component):
         accepted = Signal()
         room = Signal(3)  # bytes from the offset to the end of the word
         is_final = Signal()  # the request is the run's last
+        free = Signal()
         m.d.comb += [
             room.eq(4 - offset[:2]),
             is_final.eq(remaining <= room),
-            self.i.ready.eq((~active | (accepted & is_final)) & ~self.flush),
+            free.eq(~active | (accepted & is_final)),
+            self.command.ready.eq(free),
+            self.frame.ready.eq(free & ~self.command.valid & ~self.flush),
+            run.eq(Mux(self.command.valid, self.command.payload, self.frame.payload)),
+            begins.eq(free & (self.command.valid | (self.frame.valid & ~self.flush))),
         ]
         with m.If(accepted):
             m.d.sync += [
                 offset.eq(Cat(C(0, 2), offset[2:] + 1)),
                 remaining.eq(remaining - room),
             ]
-            with m.If(is_final | self.flush):
+            with m.If(is_final | (self.flush & is_frame)):
                 m.d.sync += chosen.eq(0)
-        with m.If(self.i.valid & self.i.ready):
+        with m.If(begins):
             m.d.sync += [
-                chosen.eq(Cat((self.core == core) & (run.region == region) for core, region in ports)),
+                chosen.eq(Cat((run.core == core) & (run.region == region) for core, region in ports)),
+                is_frame.eq(~self.command.valid),
                 offset.eq(run.offset),
                 remaining.eq(run.length),
                 last.eq(run.last),
@@ -157,15 +168,24 @@ class TxFetch(wiring.Component):
         # --- Answer: asked in the cycle of the read data, then registered ---
         asked = Signal()
         asked_word = Signal(PackInput)
+        asked_frame = Signal()
         m.d.sync += [
             asked.eq(accepted & ~write),
             asked_one.eq(chosen),
+            asked_frame.eq(is_frame),
             asked_word.offset.eq(offset[:2]),
             asked_word.count.eq(Mux(is_final, remaining, room)),
             asked_word.last.eq(is_final & last),
             self.valid.eq(asked),
+            self.for_frame.eq(asked_frame),
             self.word.eq(asked_word),
             self.word.data.eq(read_data),
         ]
-        m.d.comb += self.idle.eq(~active & ~asked & ~self.valid)
+        for idle, mine in (
+            (self.command_idle, lambda frame: ~frame),
+            (self.frame_idle, lambda frame: frame),
+        ):
+            m.d.comb += idle.eq(
+                ~((active & mine(is_frame)) | (asked & mine(asked_frame)) | (self.valid & mine(self.for_frame)))
+            )
         return m
