@@ -18,9 +18,11 @@ from .core_tile import CoreTile
 from .csr import CsrPage
 from .dispatcher import Dispatcher
 from .host_dma import HostDma
-from .interfaces import GmiiPins, MacCounters, RamPort
+from .interfaces import GmiiPins, LinkStatus, MacCounters, MdioPins, RamPort
 from .lock_unit import LockUnit
 from .mac import Mac
+from .mac_rx import TAG_BYTES
+from .mdio import MdioController
 from .memory import RamArbiter, TrueDualPortRam
 from .message_fifo import MessageFifos
 from .proto import abi, memory_map
@@ -50,6 +52,8 @@ class Engine(wiring.Component):
     -------
     port0.. : ``Out(GmiiPins())``
         Network ports; clock domains ``rx0``/``tx0``.. are the parent's.
+    mdio0.. : ``Out(MdioPins())``
+        Management interface of each port's PHY.
     host_read, host_write : ``Out(wishbone_signature())``
         Initiators on the host bus (``sync`` domain): SQ fetch and SEND data; completions and RECV data.
     host_csr : ``In(wishbone_signature(13))``
@@ -77,6 +81,7 @@ class Engine(wiring.Component):
         self._autostart = autostart
         super().__init__(
             {f"port{p}": Out(GmiiPins()) for p in range(config.ports)}
+            | {f"mdio{p}": Out(MdioPins()) for p in range(config.ports)}
             | {
                 "host_read": Out(wishbone_signature()),
                 "host_write": Out(wishbone_signature()),
@@ -101,15 +106,23 @@ class Engine(wiring.Component):
         m.submodules.dispatcher = dispatcher = Dispatcher(config.ports, config.cores)
         m.submodules.rx_dma = rx_dma = RxDma(config)
         m.submodules.tx_engine = tx_engine = TxEngine(config)
+        # Pause frames go out while packet memory of any living core runs low.
+        rx_low = Signal()
+        m.d.sync += rx_low.eq((Cat(getattr(rx_dma, f"queue{c}").low for c in cores) & dispatcher.alive).any())
         for p in ports:
-            m.submodules[f"mac{p}"] = mac = Mac(config.max_frame_bytes, rx_domain=f"rx{p}", tx_domain=f"tx{p}")
+            m.submodules[f"mac{p}"] = mac = Mac(
+                config.max_frame_bytes - TAG_BYTES, rx_domain=f"rx{p}", tx_domain=f"tx{p}"
+            )
+            m.submodules[f"mdio{p}"] = mdio = MdioController(config.sync_hz)
             m.submodules[f"rx_front_end{p}"] = front_end = RxFrontEnd(config.frame_fifo_words, config.max_frame_bytes)
             connect(m, mac.pins, flipped(getattr(self, f"port{p}")))
             connect(m, mac=mac.rx, front_end=front_end.i)
             connect(m, front_end=front_end.meta, dispatcher=getattr(dispatcher, f"meta{p}"))
             connect(m, front_end=front_end.frames, rx_dma=getattr(rx_dma, f"frames{p}"))
             connect(m, tx_engine=getattr(tx_engine, f"frame{p}"), mac=mac.tx)
-            self._connect_mac(m, manager_page, p, mac, front_end)
+            connect(m, mdio.pins, flipped(getattr(self, f"mdio{p}")))
+            self._connect_mac(m, manager_page, p, mac, front_end, rx_low)
+            self._connect_mdio(m, manager_page, p, mdio)
         connect(m, dispatcher=dispatcher.verdict, rx_dma=rx_dma.verdict)
 
         # Host side.
@@ -167,22 +180,51 @@ class Engine(wiring.Component):
         self._connect_windows(m, host_page, (dma_in, dma_out))
         return m
 
-    def _connect_mac(self, m, page, p, mac, front_end):
+    def _connect_mac(self, m, page, p, mac, front_end, rx_low):
         """MAC and parser of port ``p`` to their registers."""
         regs = page.block("mac", p)
+        overflow_before = Signal(name=f"overflow_before{p}")
+        m.d.sync += overflow_before.eq(front_end.overflow[0])
+        index, low = regs.field("statistic_index"), regs.field("statistic_low")
         m.d.comb += [
             mac.address.eq(Cat(regs.field("address_low").data, regs.field("address_high").data)),
-            mac.enable.eq(regs.field("control", "enable").data),
-            mac.promiscuous.eq(regs.field("control", "promiscuous").data),
-            mac.all_multicast.eq(regs.field("control", "all_multicast").data),
+            mac.pause_time.eq(regs.field("pause_time").data),
+            mac.pause_receive.eq(regs.field("control", "pause_receive").data),
+            mac.pause_request.eq(rx_low & regs.field("control", "pause_send").data),
+            mac.multicast.eq(Cat(regs.field("multicast", index=i).data for i in range(2))),
+            mac.rx_dropped.eq(front_end.overflow[0] ^ overflow_before),
+            mac.statistic_index.eq(index.data),
+            mac.statistic_strobe.eq(index.w_stb),
+            mac.statistic_next.eq(index.w_data),
+            mac.statistic_low_strobe.eq(low.r_stb),
+            low.r_data.eq(mac.statistic_low),
+            regs.field("statistic_high").r_data.eq(mac.statistic_high),
             regs.field("rx_checksum_errors").r_data.eq(front_end.checksum_errors),
             regs.field("rx_unknown").r_data.eq(front_end.unknown_ethertype),
             # Frames are lost in the clock crossing or in the full-frame store: one figure for the reader.
             regs.field("rx_overflows").r_data.eq(mac.counters.rx_overflows + front_end.overflow),
         ]
+        for name in ("enable", "promiscuous", "all_multicast", "speed"):
+            m.d.comb += getattr(mac, name).eq(regs.field("control", name).data)
         for name, _ in data.Layout.cast(MacCounters):
             if name != "rx_overflows":
                 m.d.comb += regs.field(name).r_data.eq(mac.counters[name])
+        for name, _ in data.Layout.cast(LinkStatus):
+            m.d.comb += regs.field("status", name).r_data.eq(mac.link[name])
+
+    def _connect_mdio(self, m, page, p, mdio):
+        """Management interface of port ``p`` to its registers."""
+        regs = page.block("mac", p)
+        m.d.comb += [
+            mdio.start.eq(regs.field("mdio", "data").w_stb),
+            mdio.write_data.eq(regs.field("mdio", "data").w_data),
+            mdio.register.eq(regs.field("mdio", "register").w_data),
+            mdio.phy.eq(regs.field("mdio", "phy").w_data),
+            mdio.read.eq(regs.field("mdio", "read").w_data),
+            regs.field("mdio_result", "data").r_data.eq(mdio.read_data),
+            regs.field("mdio_result", "error").r_data.eq(mdio.error),
+            regs.field("mdio_result", "busy").r_data.eq(mdio.busy),
+        ]
 
     def _connect_memories(self, m, c, tile, rx_dma, tx_engine, queue, dma_in, dma_out):
         """Packet memory banks of core ``c``, and the hardware's side of its data RAM."""

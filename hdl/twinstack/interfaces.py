@@ -119,8 +119,18 @@ def ram_port_for(size_bytes: int) -> RamPort:
     return RamPort(max(1, (size_bytes // 4 - 1).bit_length()))
 
 
+class LinkStatus(data.Struct):
+    """What a PHY says of its link between frames (RGMII 2.0 section 3.4.1); zero where it says nothing."""
+
+    in_band: 1  # the rest was said
+    link_up: 1
+    speed: 2  # as mac.control.speed
+    full_duplex: 1
+
+
 class GmiiPins(wiring.Signature):
-    """GMII as the MAC sees it (IEEE 802.3 clause 35); receive pins in the port's ``rx`` domain, transmit pins in ``tx``."""
+    """GMII or MII as the MAC sees it (IEEE 802.3 clauses 35 and 22); receive pins in the port's ``rx`` domain, transmit
+    pins in ``tx``. The last three are for a front end between the MAC and the PHY; without one they stay zero and open."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -131,6 +141,23 @@ class GmiiPins(wiring.Signature):
                 "txd": Out(8),
                 "tx_en": Out(1),
                 "tx_er": Out(1),
+                "tx_hold": In(1),  # in ``tx``: the transmit pins must stay for another cycle
+                "link": In(LinkStatus),  # in ``rx``
+                "speed": Out(2),  # mac.control.speed, in ``sync``
+            }
+        )
+
+
+class MdioPins(wiring.Signature):
+    """Management interface of a PHY (IEEE 802.3 clause 22.2.4), in ``sync``; the pad is outside."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "mdc": Out(1),
+                "mdio_o": Out(1),
+                "mdio_oe": Out(1),
+                "mdio_i": In(1),  # what the pad has, also while it is driven; pulled up
             }
         )
 
@@ -358,6 +385,8 @@ class MacCounters(data.Struct):
     tx_frames: 32
     tx_bytes: 32
     tx_underflows: 32
+    tx_pauses: 32
+    rx_pauses: 32
 
 
 __all__ = [
@@ -371,8 +400,10 @@ __all__ = [
     "FrameWord",
     "GmiiPins",
     "HostWindow",
+    "LinkStatus",
     "LockPort",
     "MacCounters",
+    "MdioPins",
     "MessagePort",
     "ProbePort",
     "ProbeRequest",

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from .crc32 import fcs_processor
 from .interfaces import FrameStream
 from .mac_crossing import FIFO_WORDS, TxStatus, TxWord
+from .mac_pause import PAUSE_HEADER_BYTES, pause_frame_header
 
 PREAMBLE = 0x55  # clause 3.2.1, as a byte of GMII; seven of them
 SFD = 0xD5  # clause 3.2.2
@@ -20,6 +21,7 @@ PREAMBLE_BYTES = 8  # with the SFD
 MIN_DATA_BYTES = 60  # minFrameSize without the FCS, clause 4.4.2
 GAP_BYTES = 12  # interFrameSpacing, clause 4.4.2
 FCS_BYTES = 4
+ADDRESS_BYTES = 6
 PAD_BYTES = 2  # before each frame on internal streams
 
 # A supplier at a quarter of the byte clock is just as fast as the wire, so a few words in advance cover all phases
@@ -36,6 +38,10 @@ class TxGate(wiring.Component):
     -------
     enable : ``In(1)``
         Send frames; looked at in a frame's first word.
+    stopped : ``In(1)``
+        Nothing leaves the FIFO: discard the frame under way and those that begin.
+    discarded : ``Out(1)``
+        For one cycle for each discarded frame.
     i : ``In(FrameStream)``
         Frames.
     o : ``Out(stream.Signature(TxWord))``
@@ -50,6 +56,8 @@ class TxGate(wiring.Component):
         super().__init__(
             {
                 "enable": In(1),
+                "stopped": In(1),
+                "discarded": Out(1),
                 "i": In(FrameStream),
                 "o": Out(stream.Signature(TxWord)),
             }
@@ -62,7 +70,7 @@ class TxGate(wiring.Component):
         blocked = Signal()  # a first word was offered: ``o`` must not change its mind before it is taken
         discard = Signal()
         m.d.comb += [
-            discard.eq(Mux(is_first & ~blocked, ~self.enable, discarding)),
+            discard.eq(Mux(is_first & ~blocked, ~self.enable, discarding) | self.stopped),
             self.o.payload.data.eq(self.i.payload.data),
             self.o.payload.count.eq(self.i.payload.count),
             self.o.payload.first.eq(is_first),
@@ -75,6 +83,7 @@ class TxGate(wiring.Component):
             m.d.sync += [discarding.eq(discard), blocked.eq(~self.i.ready)]
             with m.If(self.i.ready):
                 m.d.sync += is_first.eq(self.i.payload.last)
+        m.d.sync += self.discarded.eq(self.i.valid & self.i.payload.last & discard)
         return m
 
 
@@ -86,12 +95,20 @@ class MacTransmitter(wiring.Component):
     When a word does not come in time, or the last has ``error``, the frame is cut with ``tx_er`` in one byte and a wrong FCS,
     and its remaining words are discarded. A frame with nothing behind the pad bytes is ignored.
 
+    A pause frame goes in front of a frame that has not begun; then a waiting frame has its turn.
+
     Members
     -------
     i : ``In(stream.Signature(TxWord))``
         Words.
     level : ``In``
         Words that ``i`` can deliver now.
+    paused : ``In(1)``
+        Only pause frames may begin.
+    send_pause, quanta, pause_sent : ``In(1)``, ``In(16)``, ``Out(1)``
+        A pause frame should go, and one begins; ``quanta`` is its time, from then on. As in ``PauseTimers``.
+    address : ``In(48)``
+        Its source, first byte in bits 7:0; quasi-static.
     txd, tx_en, tx_er : ``Out``
         GMII, from registers.
     status, status_write : ``Out``
@@ -108,6 +125,11 @@ class MacTransmitter(wiring.Component):
             {
                 "i": In(stream.Signature(TxWord)),
                 "level": In(range(FIFO_WORDS + 1)),
+                "paused": In(1),
+                "send_pause": In(1),
+                "quanta": In(16),
+                "pause_sent": Out(1),
+                "address": In(48),
                 "txd": Out(8),
                 "tx_en": Out(1),
                 "tx_er": Out(1),
@@ -169,6 +191,14 @@ class MacTransmitter(wiring.Component):
         length = Signal(16)
         is_begun = Signal()  # a word of this frame has been taken
         is_cut = Signal()  # words of this frame are left over
+        is_pause = Signal()
+        after_pause = Signal()  # the last frame was a pause frame
+        is_group = Signal()
+        is_broadcast = Signal()
+        header = Signal(8 * PAUSE_HEADER_BYTES)
+        m.d.comb += header.eq(pause_frame_header(self.address, self.quanta))
+        data_byte = Signal(8)
+        m.d.comb += data_byte.eq(word.data.word_select(lane, 8))
 
         def send(value):
             return [byte.eq(value), byte_valid.eq(1), gap.eq(0)]
@@ -182,16 +212,21 @@ class MacTransmitter(wiring.Component):
         with m.FSM():
             with m.State("Idle"):
                 m.d.sync += counter.eq(0)
-                with m.If(word_valid):
-                    with m.If(word.first & ~(word.last & (word.count <= PAD_BYTES))):
-                        m.next = "Gather"
-                    with m.Else():  # empty, or begun before a reset of this side
-                        m.d.comb += take.eq(1)
+                with m.If(word_valid & ~(word.first & ~(word.last & (word.count <= PAD_BYTES)))):
+                    m.d.comb += take.eq(1)  # empty, or begun before a reset of this side
+                with m.Elif(self.send_pause & gap_done & ~(after_pause & word_valid & ~self.paused)):
+                    m.d.comb += self.pause_sent.eq(1)
+                    m.d.sync += [is_pause.eq(1), after_pause.eq(1)]
+                    m.next = "Preamble"
+                with m.Elif(word_valid & ~self.paused):
+                    m.next = "Gather"
             with m.State("Gather"):
                 with m.If(counter != START_CYCLES - 1):
                     m.d.sync += counter.eq(counter + 1)
-                with m.If(gap_done & (enough | (counter == START_CYCLES - 1))):
-                    m.d.sync += counter.eq(0)
+                with m.If(self.paused | (self.send_pause & ~after_pause)):
+                    m.next = "Idle"
+                with m.Elif(gap_done & (enough | (counter == START_CYCLES - 1))):
+                    m.d.sync += [counter.eq(0), is_pause.eq(0), after_pause.eq(0)]
                     m.next = "Preamble"
             with m.State("Preamble"):
                 m.d.comb += crc.start.eq(1)
@@ -207,15 +242,22 @@ class MacTransmitter(wiring.Component):
                 ]
                 with m.If(counter == PREAMBLE_BYTES - 1):
                     m.d.sync += byte.eq(SFD)
-                    m.next = "Data"
+                    with m.If(is_pause):
+                        m.next = "Pause"
+                    with m.Else():
+                        m.next = "Data"
             with m.State("Data"):
                 m.d.sync += counter.eq(0)
                 with m.If(word_valid & ~(word.first & is_begun)):
                     m.d.sync += [
-                        protect(word.data.word_select(lane, 8)),
+                        protect(data_byte),
                         lane.eq(lane + 1),
                         length.eq(length + 1),
                     ]
+                    with m.If(length == 0):
+                        m.d.sync += [is_group.eq(data_byte[0]), is_broadcast.eq(data_byte.all())]
+                    with m.Elif(length < ADDRESS_BYTES):
+                        m.d.sync += is_broadcast.eq(is_broadcast & data_byte.all())
                     with m.If((lane == 3) | (word.last & (lane + 1 == word.count))):
                         m.d.comb += take.eq(1)
                         m.d.sync += [lane.eq(0), is_begun.eq(1)]
@@ -228,6 +270,16 @@ class MacTransmitter(wiring.Component):
                 with m.Else():
                     m.d.sync += [protect(0), byte_error.eq(1), is_spoiled.eq(1), is_cut.eq(1)]
                     m.next = "FCS"
+            with m.State("Pause"):
+                m.d.sync += [
+                    protect(header.word_select(length[: PAUSE_HEADER_BYTES.bit_length()], 8)),
+                    length.eq(length + 1),
+                    is_group.eq(1),
+                    is_broadcast.eq(0),
+                    counter.eq(0),
+                ]
+                with m.If(length == PAUSE_HEADER_BYTES - 1):
+                    m.next = "Pad"
             with m.State("Pad"):
                 m.d.sync += protect(0)
                 with m.If(missing == 1):
@@ -239,6 +291,9 @@ class MacTransmitter(wiring.Component):
                         self.status_write.eq(1),
                         self.status.length.eq(length),
                         self.status.spoiled.eq(is_spoiled),
+                        self.status.is_pause.eq(is_pause),
+                        self.status.is_group.eq(is_group),
+                        self.status.is_broadcast.eq(is_broadcast & (length >= ADDRESS_BYTES)),
                     ]
                     with m.If(is_cut):
                         m.next = "Discard"
