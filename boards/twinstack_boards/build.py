@@ -13,7 +13,7 @@ from pathlib import Path
 from twinstack.cpu import verilog_source
 
 from .board import Board, BoardTop
-from .report import Clock, Netlist, clocks, expected_block_rams, format_table, utilization
+from .report import Clock, Netlist, clocks, estimated_clocks, expected_block_rams, format_table, utilization
 
 BOARDS = ("ecpix5_85",)
 TOP = "top"
@@ -48,7 +48,7 @@ def build(
     seed : int
         Of the placer.
     route : bool
-        If false, stop after placement: resources are known, clocks are not, and there is no bitstream.
+        If false, stop after placement: resources are known, clocks are estimates, and there is no bitstream.
 
     Raises
     ------
@@ -114,8 +114,8 @@ def build(
             f"{board.name}: status {process.returncode}, missing: {', '.join(missing) or 'nothing'}; "
             f"the end of {log_path}:\n{tail}"
         )
-    found = clocks(report_path)
-    table = format_table(netlist.cells_by_block(), found, utilization(report_path))
+    found = clocks(report_path) if route else estimated_clocks(log_path)
+    table = format_table(netlist.cells_by_block(), found, utilization(report_path), is_estimate=not route)
     return f"{table}\n{f'built {bitstream.name}' if route else 'placed, not routed'} in {seconds:.0f} s", found
 
 

@@ -16,7 +16,9 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("board", help="board name")
     parser.add_argument("--seed", type=int, default=1, help="seed of the placer")
     parser.add_argument("--strict", action="store_true", help="fail where a clock is missed")
-    parser.add_argument("--place-only", action="store_true", help="stop after placement: no clocks, no bitstream")
+    parser.add_argument(
+        "--place-only", action="store_true", help="stop after placement: estimated clocks, no bitstream"
+    )
     parser.set_defaults(run=run_build)
 
 

@@ -47,6 +47,11 @@ def pll_settings(reference_hz: int, sync_hz: int, tx_hz: int) -> PllSettings:
 class Ecp5Clocks(Elaboratable):
     """Domains ``sync`` and ``tx`` (125 MHz) from the board's oscillator by one PLL; reset until it locks.
 
+    ``sync`` has no reset net: the device's own set/reset network (GSR) brings all flip-flops to their initial values, which
+    saves the routing of a net with thousands of ends. ``tx`` has one, since GSR ends without regard to its clock.
+
+    ``reset`` is high while the engine is held, in ``sync``.
+
     Parameters
     ----------
     reference : Signal
@@ -63,12 +68,13 @@ class Ecp5Clocks(Elaboratable):
         self.sync_hz, self.tx_hz = sync_hz, tx_hz
         self.sync_clk = Signal()
         self.tx_clk = Signal()
+        self.reset = Signal()
 
     def elaborate(self, platform):  # type: ignore[no-untyped-def]
         m = Module()
         settings = self._settings
         locked = Signal()
-        m.domains.sync = ClockDomain("sync")
+        m.domains.sync = ClockDomain("sync", reset_less=True)
         m.domains.tx = ClockDomain("tx")
         m.submodules.pll = Instance(
             "EHXPLLL",
@@ -108,8 +114,13 @@ class Ecp5Clocks(Elaboratable):
             o_LOCK=locked,
         )
         m.d.comb += [ClockSignal("sync").eq(self.sync_clk), ClockSignal("tx").eq(self.tx_clk)]
-        for domain in ("sync", "tx"):
-            m.submodules[f"reset_{domain}"] = ResetSynchronizer(~locked | self._reset, domain=domain)
+        m.submodules.reset_tx = ResetSynchronizer(~locked | self._reset, domain="tx")
+        # Two flip-flops that GSR spares bring its end into step with ``sync``.
+        first, run = Signal(), Signal()
+        for number, (d, q) in enumerate(((locked & ~self._reset, first), (first, run))):
+            m.submodules[f"gsr_step{number}"] = Instance("FD1S3AX", p_GSR="DISABLED", i_CK=self.sync_clk, i_D=d, o_Q=q)
+        m.submodules.gsr = Instance("SGSR", i_CLK=self.sync_clk, i_GSR=run)
+        m.d.comb += self.reset.eq(~run)
         return m
 
 

@@ -154,6 +154,17 @@ def clocks(report: Path) -> list[Clock]:
     return [Clock(name, entry["constraint"], entry["achieved"]) for name, entry in sorted(fmax.items())]
 
 
+_ESTIMATE = re.compile(r"Max frequency for clock\s+'([^']+)': ([0-9.]+) MHz \((?:PASS|FAIL) at ([0-9.]+) MHz\)")
+
+
+def estimated_clocks(log: Path) -> list[Clock]:
+    """Clocks in the last timing analysis of a nextpnr log: after placement alone an estimate of what routing will reach."""
+    found = {
+        name: Clock(name, float(asked), float(reached)) for name, reached, asked in _ESTIMATE.findall(log.read_text())
+    }
+    return [found[name] for name in sorted(found)]
+
+
 def utilization(report: Path) -> dict[str, tuple[int, int]]:
     """Used and available cells by kind, of a nextpnr report. ``TRELLIS_COMB`` are the four-input tables, with those
     that carry chains and distributed RAM take."""
@@ -162,9 +173,13 @@ def utilization(report: Path) -> dict[str, tuple[int, int]]:
 
 
 def format_table(
-    blocks: dict[str, Counter[str]], found: list[Clock], used: dict[str, tuple[int, int]] | None = None
+    blocks: dict[str, Counter[str]],
+    found: list[Clock],
+    used: dict[str, tuple[int, int]] | None = None,
+    *,
+    is_estimate: bool = False,
 ) -> str:
-    """The table that a build prints."""
+    """The table that a build prints; ``is_estimate``: the clocks are of a placement that is not routed."""
     columns = list(KINDS.values())
     lines = [f"{'block':<20}" + "".join(f"{column:>9}" for column in columns)]
     total: Counter[str] = Counter()
@@ -176,6 +191,6 @@ def format_table(
         if used and kind in used:
             lines.append(f"{text}: {used[kind][0]} of {used[kind][1]}")
     for clock in found:
-        state = "met" if clock.met else "MISSED"
-        lines.append(f"clock {clock.name}: asked {clock.asked:.2f} MHz, reached {clock.reached:.2f} MHz, {state}")
+        verb, state = ("estimated", "not routed") if is_estimate else ("reached", "met" if clock.met else "MISSED")
+        lines.append(f"clock {clock.name}: asked {clock.asked:.2f} MHz, {verb} {clock.reached:.2f} MHz, {state}")
     return "\n".join(lines)

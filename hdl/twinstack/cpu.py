@@ -84,7 +84,7 @@ class VexRiscv(wiring.Component):
         m.submodules.vexriscv = Instance(
             "VexRiscv",
             i_clk=ClockSignal(),
-            i_reset=ResetSignal() | self.reset,
+            i_reset=ResetSignal(allow_reset_less=True) | self.reset,
             i_externalResetVector=self.reset_vector,
             i_timerInterrupt=self.timer_interrupt,
             i_softwareInterrupt=Const(0),

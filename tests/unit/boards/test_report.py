@@ -6,7 +6,15 @@ from collections import Counter
 import pytest
 
 from twinstack.config import EngineConfig
-from twinstack_boards.report import Clock, Netlist, clocks, expected_block_rams, format_table, utilization
+from twinstack_boards.report import (
+    Clock,
+    Netlist,
+    clocks,
+    estimated_clocks,
+    expected_block_rams,
+    format_table,
+    utilization,
+)
 
 
 def write_netlist(tmp_path, cells, nets=None, scopes=("engine", "engine.core0", "engine.core0.cpu", "engine.mac0")):
@@ -115,3 +123,17 @@ def test_clocks_utilization_and_table(tmp_path):
     assert "tables, all uses: 34776 of 83640" in table
     assert "clock sync: asked 75.00 MHz, reached 74.90 MHz, MISSED" in table
     assert "clock tx: asked 125.00 MHz, reached 130.50 MHz, met" in table
+
+
+def test_clock_estimates_are_those_of_the_last_analysis(tmp_path):
+    log = tmp_path / "build.log"
+    log.write_text(
+        "Info: Max frequency for clock '$glbnet$clk': 51.00 MHz (FAIL at 75.00 MHz)\n"
+        "Info: routed nothing\n"
+        "Info: Max frequency for clock       '$glbnet$clk': 59.46 MHz (FAIL at 75.00 MHz)\n"
+        "Info: Max frequency for clock '$glbnet$rx0': 227.12 MHz (PASS at 125.00 MHz)\n"
+    )
+    found = estimated_clocks(log)
+    assert [(c.name, c.asked, c.reached) for c in found] == [("$glbnet$clk", 75, 59.46), ("$glbnet$rx0", 125, 227.12)]
+    table = format_table({}, found, is_estimate=True)
+    assert "estimated 59.46 MHz, not routed" in table and "MISSED" not in table
