@@ -1,5 +1,7 @@
 """Bounds of the host DMA engine on the host bus: which transfers the host's windows permit."""
 
+from types import SimpleNamespace
+
 from amaranth import *
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
@@ -41,21 +43,37 @@ class WindowCheck(wiring.Component):
     done: Out(1)
     ok: Out(1)
 
+    def __init__(self):
+        super().__init__()
+        # Here, not in elaborate(), so that proofs can see them.
+        self._inside = SimpleNamespace(
+            first=Signal(32),
+            length=Signal(16),
+            write=Signal(),
+            last=Signal(33),  # the last byte's address; bit 32 is the carry out of the address space
+            window=Signal(HostWindow),
+            above=Signal(),
+            below=Signal(),
+            permitted=Signal(),
+            stage=Signal(range(7)),  # 0 sum, 1..4 fetch window, 2..5 compare, 3..6 collect
+            running=Signal(),
+            hit=Signal(),
+        )
+
+    # The decisions that the proofs are about; tests override them with wrong ones.
+
+    def _ends_within(self, last: Value, limit: Value) -> Value:
+        return last <= limit
+
+    def _permits(self, window: Value, write: Value) -> Value:
+        return Mux(write, window.write, window.read)
+
     def elaborate(self, platform):
         m = Module()
-        first = Signal(32)
-        length = Signal(16)
-        write = Signal()
-        # The last byte's address; bit 32 is the carry out of the address space.
-        last = Signal(33)
-        window = Signal(HostWindow)
-        above = Signal()
-        below = Signal()
-        permitted = Signal()
-        # Stages: 0 sum, 1..4 fetch window, 2..5 compare, 3..6 collect.
-        stage = Signal(range(7))
-        running = Signal()
-        hit = Signal()
+        inside = self._inside
+        first, length, write, last = inside.first, inside.length, inside.write, inside.last
+        window, above, below, permitted = inside.window, inside.above, inside.below, inside.permitted
+        stage, running, hit = inside.stage, inside.running, inside.hit
 
         m.d.sync += self.done.eq(0)
         with m.Switch(stage):
@@ -64,8 +82,8 @@ class WindowCheck(wiring.Component):
                     m.d.sync += window.eq(self.windows[index])
         m.d.sync += [
             above.eq(first >= window.base),
-            below.eq(last <= window.limit),
-            permitted.eq(Mux(write, window.write, window.read)),
+            below.eq(self._ends_within(last, window.limit)),
+            permitted.eq(self._permits(window, write)),
         ]
         with m.If(running):
             m.d.sync += stage.eq(stage + 1)

@@ -19,14 +19,15 @@ LIMIT = {"timeout_time": 2000, "timeout_unit": "us"}
 
 class Bench:
     def __init__(self, dut, *, bus_wait=0.0, ram_wait=0.0):
-        from support.host_memory import HostMemory, RequestRam
+        from support.host_memory import RequestRam
 
         self.dut = dut
         self.rng = rng = random.Random(int(os.environ["TWINSTACK_SEED"]))
         self.is_out = os.environ["DIRECTION"] == "out"
         cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
         self.host = bytearray(rng.randbytes(HOST_BYTES))
-        self.bus = HostMemory(dut, "bus", self.host, rng, base=HOST_BASE, wait=bus_wait)
+        self.bus_wait = bus_wait
+        self.resume_host()
         self.banks = {}
         self.rams = {}
         for core in range(CORES):
@@ -41,6 +42,12 @@ class Bench:
         dut.core_reset.value = 0
         dut.rst.value = 0
         self.windows([(HOST_BASE, HOST_BASE + HOST_BYTES - 1, 1, 1)])
+
+    def resume_host(self):
+        """A fresh host on the bus."""
+        from support.host_memory import HostMemory
+
+        self.bus = HostMemory(self.dut, "bus", self.host, self.rng, base=HOST_BASE, wait=self.bus_wait)
 
     def port(self, core, name):
         return getattr(self.dut, f"queue{core}__{name}")
@@ -150,21 +157,25 @@ async def random_transfers_of_both_cores(dut):
 
 
 @cocotb.test(**LIMIT)
-async def long_transfer_is_fast(dut):
+async def long_transfers_are_fast_at_every_alignment(dut):
     bench = Bench(dut)
     await bench.cycles(3)
-    for skew in (0, 1):
+    slowest = 1.0
+    for skew in range(16):
         host, banks = bench.images()
-        length = 16_000
-        local, address = TX_BANK + 2, HOST_BASE + 2 + skew
-        await bench.queue(1, local, address, length, 5)
+        length = 6000
+        local, address = TX_BANK + 512 + skew % 4, HOST_BASE + 0x300 + skew // 4
         begun = cocotb.utils.get_sim_time("ns")
-        assert await bench.completion(1) == (5, DONE)
+        await bench.queue(1, local, address, length, skew)
+        while not int(bench.port(1, "completion_valid").value):
+            await bench.cycles()
         cycles = (cocotb.utils.get_sim_time("ns") - begun) / 10
-        dut._log.info(f"{length / 4 / cycles:.3f} words per cycle")
-        assert length / 4 / cycles >= 0.9
+        slowest = min(slowest, length / 4 / cycles)
+        assert length / 4 / cycles >= 0.9, (skew, cycles)
+        assert await bench.completion(1) == (skew, DONE)
         bench.copy(1, local, address, length, host, banks)
         assert (host, banks) == bench.images()
+    dut._log.info(f"{slowest:.3f} words per cycle at the slowest alignment")
 
 
 @cocotb.test(**LIMIT)
@@ -324,6 +335,127 @@ async def cores_take_turns(dut):
     order = [address >> 12 & 0xF for _, address, _ in bench.bus.log]
     # The first may have begun before the other core had queued anything.
     assert all(left != right for left, right in zip(order[1:], order[2:], strict=False)), order
+
+
+@cocotb.test(**LIMIT)
+async def long_transfer_delays_the_other_core_by_one_turn(dut):
+    bench = Bench(dut)
+    await bench.cycles(3)
+    host, banks = bench.images()
+    await bench.queue(0, TX_BANK + 1, HOST_BASE + 2, 20_000, 9)
+    bench.copy(0, TX_BANK + 1, HOST_BASE + 2, 20_000, host, banks)
+    slowest = 0
+    for number in range(8):
+        await bench.cycles(bench.rng.randrange(300))
+        begun = cocotb.utils.get_sim_time("ns")
+        local, address = TX_BANK + number, HOST_BASE + 0x10000 + 64 * number
+        await bench.queue(1, local, address, 40, number)
+        assert await bench.completion(1) == (number, DONE)
+        bench.copy(1, local, address, 40, host, banks)
+        slowest = max(slowest, (cocotb.utils.get_sim_time("ns") - begun) / 10)
+    assert not int(bench.port(0, "completion_valid").value), "the long transfer must still run"
+    dut._log.info(f"at most {slowest} cycles for 10 words")
+    assert slowest <= 280 + 40
+    assert await bench.completion(0) == (9, DONE)
+    assert (host, banks) == bench.images()
+
+
+@cocotb.test(**LIMIT)
+async def long_transfers_share_evenly(dut):
+    bench = Bench(dut)
+    await bench.cycles(3)
+    bench.bus.paused = True
+    for core in range(CORES):
+        await bench.queue(core, TX_BANK, HOST_BASE + 0x8000 * core, 16 * 1024, core)
+    bench.bus.paused = False
+    shares = [0, 0]
+    served = 0
+    while not any(int(bench.port(core, "completion_valid").value) for core in range(CORES)):
+        await bench.cycles(100)
+        for _, address, _ in bench.bus.log[served:]:
+            shares[(address - HOST_BASE) // 0x8000] += 1
+        served = len(bench.bus.log)
+        assert abs(shares[0] - shares[1]) <= 256, shares
+    for core in range(CORES):
+        assert await bench.completion(core) == (core, DONE)
+
+
+@cocotb.test(**LIMIT)
+async def bus_without_an_answer_is_given_up(dut):
+    from twinstack.host_dma import TIMEOUT_CYCLES
+
+    bench = Bench(dut)
+    await bench.cycles(3)
+    for words_before in (0, 1, 70):
+        bench.bus.log.clear()
+        begun = cocotb.utils.get_sim_time("ns")
+        await bench.queue(0, TX_BANK + 2, HOST_BASE + 0x81, 3000, 3)
+        await bench.queue(1, TX_BANK + 3, HOST_BASE + 0x5001, 50, 4)
+        while len(bench.bus.log) < words_before:
+            await bench.cycles()
+        bench.bus.close()  # the host is gone
+        for name in ("ack", "err"):
+            getattr(dut, f"bus__{name}").value = 0
+        assert await bench.completion(0) == (3, BUS_ERROR)
+        cycles = (cocotb.utils.get_sim_time("ns") - begun) / 10
+        assert TIMEOUT_CYCLES <= cycles <= TIMEOUT_CYCLES + 300, cycles
+        # Each transfer is bounded by itself; then the bus is free.
+        assert await bench.completion(1) == (4, BUS_ERROR)
+        await bench.cycles(3)
+        assert not int(dut.bus__cyc.value) and not int(dut.bus__stb.value) and not int(dut.busy.value)
+        # The host is back.
+        bench.resume_host()
+        host, banks = bench.images()
+        await bench.queue(1, TX_BANK + 1, HOST_BASE + 7, 333, 77)
+        assert await bench.completion(1) == (77, DONE)
+        bench.copy(1, TX_BANK + 1, HOST_BASE + 7, 333, host, banks)
+        assert (host, banks) == bench.images()
+
+
+@cocotb.test(**LIMIT)
+async def answer_in_the_last_moment_counts(dut):
+    from twinstack.host_dma import TIMEOUT_CYCLES
+
+    bench = Bench(dut)
+    await bench.cycles(3)
+    for early, status in ((2, DONE), (1, DONE), (1, BUS_ERROR)):
+        bench.bus.paused = True
+        await bench.queue(0, TX_BANK, HOST_BASE + 0x100, 64, 1)
+        while not int(dut.bus__stb.value):
+            await bench.cycles()
+        await bench.cycles(TIMEOUT_CYCLES - 1 - early)
+        assert int(dut.bus__stb.value)
+        if status == DONE:
+            bench.bus.paused = False
+        else:
+            bench.bus.close()
+        assert await bench.completion(0) == (1, status), early
+    assert not int(dut.bus__stb.value)
+
+
+@cocotb.test(**LIMIT)
+async def core_reset_ends_although_the_bus_does_not_answer(dut):
+    from twinstack.host_dma import TIMEOUT_CYCLES
+
+    bench = Bench(dut)
+    await bench.cycles(3)
+    await bench.queue(0, TX_BANK, HOST_BASE, 4000, 1)
+    await bench.cycles(300)
+    bench.bus.close()
+    for name in ("ack", "err"):
+        getattr(dut, f"bus__{name}").value = 0
+    await bench.cycles(20)
+    dut.core_reset.value = 1
+    await bench.cycles(10)
+    assert int(dut.core_busy.value) == 1, "the access in flight belongs to core 0"
+    before = bench.images()
+    await bench.cycles(TIMEOUT_CYCLES)
+    assert int(dut.core_busy.value) == 0 and not int(dut.bus__cyc.value)
+    bench.resume_host()
+    dut.core_reset.value = 0
+    await bench.cycles(300)
+    assert before == bench.images(), "a write after the reset"
+    assert not int(bench.port(0, "completion_valid").value)
 
 
 @cocotb.test(**LIMIT)
