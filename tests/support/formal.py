@@ -13,6 +13,8 @@ from amaranth.back import rtlil
 
 from twinstack_sim.toolchain import BUILD, fingerprint
 
+RECORDS: list[tuple[str, str, int, str]] = []
+"""What ran in this process: name, mode, depth, verdict."""
 SCRIPT = """\
 [options]
 mode {mode}
@@ -90,9 +92,29 @@ def run_formal(module, ports, *, mode: str, depth: int, name: str, solver: str =
         raise RuntimeError(
             f"proof {name} ended with {verdict} ({run.returncode}):\n{run.stdout[-4000:]}{run.stderr[-2000:]}"
         )
+    RECORDS.append((name, mode, depth, verdict))
     if verdict != "PASS":
         print(run.stdout[-3000:])
     return verdict
+
+
+def summary() -> list[str]:
+    """A line for each run: how far it reaches."""
+    reach = {
+        "prove": "holds for ever: induction over {} cycles",
+        "bmc": "holds for {} cycles from reset: stops at this bound",
+        "cover": "every state covered within {} cycles",
+    }
+    lines = []
+    for name, mode, depth, verdict in RECORDS:
+        text = reach[mode].format(depth) if verdict == "PASS" else f"{verdict} ({mode}, {depth} cycles)"
+        lines.append(f"{name}: {text}")
+    return lines
+
+
+def bounded() -> set[str]:
+    """Names of the proofs that stop at a bound."""
+    return {name for name, mode, _, verdict in RECORDS if mode == "bmc" and verdict == "PASS"}
 
 
 def _environment() -> dict[str, str]:

@@ -15,9 +15,10 @@ from twinstack_sim.streams import HostStream
 
 PORT = 0
 SERVED = 8200
-FORGOTTEN_SECONDS = 30
-"""Longer than lwIP keeps an unfinished datagram (IP_REASS_MAXAGE), a half-open connection (TCP_SYN_RCVD_TIMEOUT) or a packet
-for a station that does not answer ARP."""
+FORGOTTEN_SECONDS = 10
+"""Longer than lwIP keeps an unfinished datagram (IP_REASS_MAXAGE) or a packet for a station that does not answer ARP."""
+HALF_OPEN_SECONDS = 21
+"""Longer than lwIP keeps a half-open connection (TCP_SYN_RCVD_TIMEOUT)."""
 ETHER = Ether(src=PEER_MACS[PORT], dst=MACS[PORT])
 STATION = IP(src=PEERS[PORT], dst=ENGINES[PORT])
 MINIMUM_FRAME_CYCLES = 50.4 * CONFIG.sync_hz / 75e6
@@ -40,8 +41,7 @@ def serving(rig):
     rig.assert_alive()
     for core in range(rig.device.cores):
         rig.echo_once(core, SERVED + core)
-    rig.link.skip(FORGOTTEN_SECONDS)
-    rig.assert_buffers_back()
+    rig.assert_buffers_back(FORGOTTEN_SECONDS)
 
 
 def drain(rig: Rig) -> None:
@@ -164,7 +164,7 @@ def test_syn_flood(serving):
             send(serving, ETHER / IP(src=source, dst=ENGINES[PORT]) / syn)
         serving.echo([(connection, HostStream(socket))], 3000, 4 * LIMIT_CYCLES)
         drain(serving)
-        serving.link.skip(FORGOTTEN_SECONDS)
+        serving.link.skip(HALF_OPEN_SECONDS)
         another, other_end = serving.accept_on(listener, 1, SERVED + 10)
         serving.echo([(other_end, HostStream(another))], 3000)
         serving.close_all(connection, socket, other_end, another)
@@ -255,7 +255,6 @@ def test_many_mutated_frames():
         for _ in range(10):
             flood_with_mutated_frames(rig, 2000)
             drain(rig)
-            rig.link.skip(FORGOTTEN_SECONDS)
             for core in range(rig.device.cores):
                 rig.echo_once(core, SERVED + core)
-            rig.assert_buffers_back()
+            rig.assert_buffers_back(FORGOTTEN_SECONDS)
