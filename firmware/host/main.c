@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define STEPS     10000
-#define LINE_SIZE 65536
+#define LINE_SIZE 262144
 
 static struct stack stack;
 static struct service service;

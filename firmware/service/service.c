@@ -398,7 +398,6 @@ static int deliver(void *context)
         }
         op_remove(&service->free_ops, op);
         memset(op, 0, sizeof(*op));
-        op->service = service;
         op->user_low = delivery[TS_SQE_USER_DATA_WORD];
         op->user_high = delivery[TS_SQE_USER_DATA_WORD + 1u];
         op->buffer = delivery[TS_SQE_BUFFER_WORD];
@@ -448,6 +447,7 @@ int service_init(struct service *service, struct stack *stack)
 {
     service->stack = stack;
     flow_init(service);
+    transfer_init(service);
     stack->rx.refuse = socket_refuses;
     stack->rx.refuse_context = service;
     for (uint32_t i = 0; i < OPERATIONS; i++) {

@@ -11,7 +11,6 @@ struct socket;
 /* One operation of the host, from its delivery until its (last) completion is posted. */
 struct op {
     struct op *next;
-    struct service *service;
     struct socket *socket; /* NULL once the socket is gone or the result is known */
     uint32_t user_low, user_high;
     uint32_t buffer, length;
@@ -136,6 +135,7 @@ struct socket *socket_of_handle(struct service *service, uint32_t handle, uint8_
 bool socket_refuses(void *service, const volatile uint32_t *descriptor, const uint8_t *header);
 
 /* transfer.c */
+void transfer_init(struct service *service);
 void transfer_pump_send(struct socket *socket);
 void transfer_pump_receive(struct socket *socket);
 void transfer_acknowledged(struct socket *socket, u16_t length);
@@ -154,7 +154,7 @@ void flow_leave(struct tcp_pcb *pcb);
 
 /* window.c */
 void window_start(struct tcp_pcb *pcb);
-void window_received(struct socket *socket);
+void window_received(struct socket *socket, bool several);
 void window_pump(struct service *service);
 
 /* listener.c */

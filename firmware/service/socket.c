@@ -105,7 +105,7 @@ static err_t on_received(void *context, struct tcp_pcb *pcb, struct pbuf *p, err
         pbuf_free(p); /* closed: nobody will read it */
         return ERR_OK;
     }
-    window_received(socket);
+    window_received(socket, p->next != NULL);
     while (p != NULL) {
         struct pbuf *next = p->next;
         p->next = NULL;

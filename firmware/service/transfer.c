@@ -5,6 +5,13 @@
 /* --- Sending: host memory -> TX buffer by DMA -> TCP by reference; the buffer is freed when acknowledged ---
  */
 
+static struct service *instance; /* an operation does not know it */
+
+void transfer_init(struct service *service)
+{
+    instance = service;
+}
+
 static uint32_t index_of(const struct piece *piece)
 {
     return (uint32_t)(piece - piece->socket->service->pieces);
@@ -252,7 +259,7 @@ static void complete_receives(struct socket *socket)
 static void on_delivered(void *context, void *item, uint32_t length, int error)
 {
     struct op *op = context;
-    struct service *service = op->service;
+    struct service *service = instance;
     struct socket *socket = op->socket;
     struct pbuf *p = item;
     service->bytes_in += error == 0 ? length : 0u;

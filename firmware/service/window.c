@@ -24,13 +24,17 @@ static bool can_receive(const struct tcp_pcb *pcb)
            pcb->state == FIN_WAIT_2;
 }
 
-/* RX buffers that are neither promised nor reserved. */
-static int32_t budget(void)
+/* RX buffers that are neither promised nor reserved. Connections without an entry in the flow table share what the queue
+ * of strangers may hold, less one: `others`. */
+static int32_t budget(int32_t *others)
 {
     uint32_t taken = RX_CONTROL_RESERVE + RX_ACK_RESERVE;
+    *others = (int32_t)RX_OTHER_LARGE - 1;
     for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
         if (can_receive(pcb) && (pcb->flags & TF_RXCLOSED) == 0u) {
-            taken += (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
+            uint32_t promised = (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
+            taken += promised;
+            *others -= pcb->state != SYN_RCVD && !flow_has(pcb) ? (int32_t)promised : 0;
         }
     }
     return (int32_t)(rx_free_large() - taken);
@@ -39,8 +43,10 @@ static int32_t budget(void)
 /* The window with which a connection starts, before its first segment with a window that counts. */
 void window_start(struct tcp_pcb *pcb)
 {
+    int32_t others;
     pcb->rcv_wnd = 0;
-    pcb->rcv_wnd = (tcpwnd_size_t)(budget() >= (int32_t)FIRST_SEGMENTS ? FIRST_SEGMENTS * unit_of(pcb) : 0u);
+    pcb->rcv_wnd =
+        (tcpwnd_size_t)(budget(&others) >= (int32_t)FIRST_SEGMENTS ? FIRST_SEGMENTS * unit_of(pcb) : 0u);
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
 }
 
@@ -75,10 +81,12 @@ static void grant(struct socket *socket, uint32_t segments)
  * both, and we the new window again as soon as they are copied: instead one acknowledgement goes out when they are,
  * within a millisecond (RFC 9293 3.8.6.3 asks for one for at least every second segment, RFC 1122 4.2.3.2 for half a
  * second at most). What lwIP sends meanwhile carries it, too, and clears TF_ACK_DELAY. */
-void window_received(struct socket *socket)
+void window_received(struct socket *socket, bool several)
 {
     struct tcp_pcb *pcb = socket->pcb;
-    if ((pcb->flags & TF_ACK_NOW) == 0u || (pcb->flags & TF_RXCLOSED) != 0u) {
+    bool gap =
+        several || pcb->ooseq != NULL; /* what fills one is acknowledged without delay (RFC 5681 3.2) */
+    if (((pcb->flags & TF_ACK_NOW) == 0u && !gap) || (pcb->flags & TF_RXCLOSED) != 0u) {
         return;
     }
     tcp_clear_flags(pcb, TF_ACK_NOW);
@@ -170,7 +178,7 @@ void window_pump(struct service *service)
 {
     enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
     uint32_t share = (RX_LARGE - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
-    int32_t left = budget();
+    int32_t others, left = budget(&others);
     acknowledge_late(service);
     share = LWIP_MAX(share, 1u);
     for (uint32_t class = 0; class < CLASSES; class ++) {
@@ -193,9 +201,12 @@ void window_pump(struct service *service)
                 continue;
             }
             wish = class == SHARE || first ? wish : 1u;
-            if (left >= (int32_t)(first ? FIRST_SEGMENTS : 1u)) {
-                wish = LWIP_MIN(wish, (uint32_t)left);
+            bool other = !flow_has(socket->pcb);
+            int32_t room = other ? LWIP_MIN(left, others) : left;
+            if (room >= (int32_t)(first ? FIRST_SEGMENTS : 1u)) {
+                wish = LWIP_MIN(wish, (uint32_t)room);
                 left -= (int32_t)wish;
+                others -= other ? (int32_t)wish : 0;
                 grant(socket, wish);
                 socket->wide = socket->wide || first;
                 socket->thirsty = false;
@@ -203,7 +214,7 @@ void window_pump(struct service *service)
                 service->excess++;
                 socket->thirsty = false;
                 grant(socket, 1u);
-            } else if (unserved == service->high) {
+            } else if (unserved == service->high && room == left) {
                 unserved = index;
             }
         }
