@@ -13,6 +13,7 @@ from .csr import CsrPage
 from .interfaces import (
     CqPort,
     DmaPort,
+    FlowPort,
     LockPort,
     MessagePort,
     ProbePort,
@@ -68,9 +69,10 @@ class CoreTile(wiring.Component):
         Hardware's port of the data RAM, always ready.
     manager_bus : ``Out(wishbone_signature(12))``
         The manager's register page, addressed by word. An access in flight is dropped when the core is reset.
-    rx, tx, sq, cq, dma_in, dma_out, message, probe, lock : ``Out(...Port())``
+    rx, tx, sq, cq, dma_in, dma_out, message, probe, flow, lock : ``Out(...Port())``
         The engine's services, driven by the blocks of the same names. The other side treats a strobe in the cycle of
-        the core's reset as not given.
+        the core's reset as not given. Requests of ``probe`` and ``flow`` outlive a reset, with a payload that changes in
+        it; the other side must not execute such a one of ``flow``.
     console : ``Out(stream.Signature(8))``
         Bytes for the host; ``console_lost`` counts those for which the FIFO was full.
     firmware_abi, ready : Out
@@ -119,6 +121,7 @@ class CoreTile(wiring.Component):
                 "dma_out": Out(DmaPort()),
                 "message": Out(MessagePort()),
                 "probe": Out(ProbePort()),
+                "flow": Out(FlowPort()),
                 "lock": Out(LockPort()),
                 "console": Out(stream.Signature(8)),
                 "console_lost": Out(32),
@@ -330,36 +333,48 @@ class CoreTile(wiring.Component):
             ]
 
     def _probe(self, m: Module, inner: Module, page: CsrPage) -> None:
-        port = self.probe
-        request = port.request.payload
-        go = page.field("probe", "go", "is_ipv6")
-        requested = Signal()  # survives a reset of the core: valid may not fall before ready
-        busy = Signal()
-        core = Signal(4)
-        rss_hash = Signal(32)
-        for name in ("source", "destination"):
-            inner.d.comb += [
-                request[name].eq(Cat(page.field("probe", name, index=i).data for i in range(4))),
-                request[f"{name}_port"].eq(page.field("probe", "ports", name).data),
-            ]
-        m.d.comb += port.request.valid.eq(requested)
-        with m.If(go.w_stb & ~busy & ~self.reset_core):
-            m.d.sync += requested.eq(1)
-        with m.Elif(port.request.ready):
-            m.d.sync += requested.eq(0)
-        with inner.If(go.w_stb & ~busy):
-            inner.d.sync += [
-                busy.eq(1),
-                request.is_ipv6.eq(go.w_data),
-                request.has_ports.eq(page.field("probe", "go", "has_ports").w_data),
-            ]
-        with inner.Elif(port.done & ~requested):
-            inner.d.sync += [busy.eq(0), core.eq(port.result.core), rss_hash.eq(port.result.rss_hash)]
+        field = page.field
+        for port in (self.probe, self.flow):
+            for name in ("source", "destination"):
+                inner.d.comb += [
+                    port.request.payload[name].eq(Cat(field("probe", name, index=i).data for i in range(4))),
+                    port.request.payload[f"{name}_port"].eq(field("probe", "ports", name).data),
+                ]
+        result, busy = self._requests(m, inner, page, self.probe, "go", ("is_ipv6", "has_ports", "is_tcp"))
         inner.d.comb += [
-            page.field("probe", "result", "core").r_data.eq(core),
-            page.field("probe", "result", "busy").r_data.eq(busy),
-            page.field("probe", "hash").r_data.eq(rss_hash),
+            *(field("probe", "result", name).r_data.eq(result[name]) for name in ("core", "flow_hit", "flow_index")),
+            field("probe", "result", "busy").r_data.eq(busy),
+            field("probe", "hash").r_data.eq(result.rss_hash),
         ]
+        names = ("operation", "is_ipv6", "is_tcp", "is_spread", "index")
+        result, busy = self._requests(m, inner, page, self.flow, "flow", names)
+        inner.d.comb += [
+            *(field("probe", "flow_result", name).r_data.eq(result[name]) for name in ("status", "index", "core")),
+            field("probe", "flow_result", "busy").r_data.eq(busy),
+        ]
+
+    def _requests(self, m: Module, inner: Module, page: CsrPage, port, register: str, names: tuple[str, ...]):
+        """A write to ``register`` starts a request with its fields: result of the last one, and whether one is busy."""
+        start = page.field("probe", register, names[0]).w_stb
+        # Survives a reset, as valid may not fall before ready. One from before a reset is answered before the next.
+        requested = Signal(name=f"{register}_requested")
+        wanted = Signal(name=f"{register}_wanted")
+        busy = Signal(name=f"{register}_busy")
+        result = Signal.like(port.result, name=f"{register}_result")
+        m.d.comb += port.request.valid.eq(requested)
+        with m.If(port.request.ready):
+            m.d.sync += requested.eq(0)
+        with m.Elif(wanted & ~self.reset_core):
+            m.d.sync += requested.eq(1)
+        with inner.If(start & ~busy):
+            inner.d.sync += [busy.eq(1), wanted.eq(1)]
+            for name in names:
+                inner.d.sync += port.request.payload[name].eq(page.field("probe", register, name).w_data)
+        with inner.Elif(wanted):
+            inner.d.sync += wanted.eq(requested)
+        with inner.Elif(busy & port.done & ~requested):
+            inner.d.sync += [busy.eq(0), result.eq(port.result)]
+        return result, busy
 
     def _events(self, inner: Module, page: CsrPage, tick_pending: Value, cpu: VexRiscv) -> None:
         consumer = Signal.like(self.tx.consumer)

@@ -103,7 +103,13 @@ class Engine(wiring.Component):
         )
 
         # Network side: port by port up to whole, good, parsed frames.
-        m.submodules.dispatcher = dispatcher = Dispatcher(config.ports, config.cores)
+        m.submodules.dispatcher = dispatcher = Dispatcher(
+            config.ports,
+            config.cores,
+            flows=config.flows,
+            udp_port_entries=config.udp_port_entries,
+            rules=config.rules,
+        )
         m.submodules.rx_dma = rx_dma = RxDma(config)
         m.submodules.tx_engine = tx_engine = TxEngine(config)
         # Pause frames go out while packet memory of any living core runs low.
@@ -167,6 +173,7 @@ class Engine(wiring.Component):
             connect(m, tile.dma_in, getattr(dma_in, f"queue{c}"))
             connect(m, tile.dma_out, getattr(dma_out, f"queue{c}"))
             connect(m, tile.probe, getattr(dispatcher, f"probe{c}"))
+            connect(m, tile.flow, getattr(dispatcher, f"flow{c}"))
             connect(m, tile.lock, getattr(locks, f"port{c}"))
             connect(m, tile.message, getattr(messages, f"port{c}"))
             self._connect_memories(m, c, tile, rx_dma, tx_engine, queue, dma_in, dma_out)
@@ -262,7 +269,23 @@ class Engine(wiring.Component):
             regs.field("state", "manager").r_data.eq(dispatcher.manager),
             regs.field("bad_config").r_data.eq(dispatcher.bad_config),
             regs.field("dropped").r_data.eq(dispatcher.dropped),
+            dispatcher.rule_write.eq(regs.field("rule", "index").w_stb),
+            dispatcher.rule_index.eq(regs.field("rule", "index").w_data),
+            regs.field("flows", "used").r_data.eq(dispatcher.flows_used),
+            regs.field("flows", "capacity").r_data.eq(self.config.flows),
+            *(
+                regs.field(name).r_data.eq(getattr(dispatcher, name))
+                for name in ("by_flow", "by_port", "by_rule", "dropped_by_rule")
+            ),
         ]
+        for name in ("ethertype", "protocol", "network_port"):
+            m.d.comb += dispatcher.rule[name].eq(regs.field("rule_kind", name).data)
+        for name in ("source_port", "destination_port"):
+            m.d.comb += dispatcher.rule[name].eq(regs.field("rule_ports", name).data)
+        for name in ("ethertype", "protocol", "network_port", "source_port", "destination_port"):
+            m.d.comb += dispatcher.rule[f"match_{name}"].eq(regs.field("rule", f"match_{name}").w_data)
+        for name in ("action", "core"):
+            m.d.comb += dispatcher.rule[name].eq(regs.field("rule", name).w_data)
         for c in range(self.config.cores):
             m.d.comb += regs.field("dispatched", index=c).r_data.eq(getattr(dispatcher, f"dispatched{c}"))
 
@@ -399,6 +422,7 @@ class Engine(wiring.Component):
             m.d.comb += block.epochs.eq(epochs)
         m.d.comb += [
             dispatcher.alive.eq(alive),
+            dispatcher.core_reset.eq(reset_cores),
             with_epochs[0].timestamp.eq(cycles),
             regs.field("magic").r_data.eq(abi.MAGIC),
             regs.field("abi").r_data.eq(abi.ABI_VERSION),

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..proto.descriptor import RuleAction
+from .flow_table import Flow, FlowTableModel, UdpPortTableModel
 from .toeplitz import rss_hash
 
 TABLE_ENTRIES = 128
@@ -14,23 +16,38 @@ VERIFICATION_KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30
 """The key with which the published test vectors of the Toeplitz hash are computed."""
 
 _IPV4, _ARP, _IPV6 = b"\x08\x00", b"\x08\x06", b"\x86\xdd"
-_TCP, _UDP = 6, 17
+_ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
+_ETHERTYPE_IPV4, _ETHERTYPE_ARP, _ETHERTYPE_IPV6 = 0x0800, 0x0806, 0x86DD
+_ICMP_ERRORS = (3, 4, 5, 11, 12)
+"""Messages that quote a packet (RFC 1122 3.2.2)."""
+_ICMPV6_ERRORS = (1, 2, 3, 4)
+"""RFC 4443 section 3."""
+_ROUTER_ADVERTISEMENT, _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 134, 135, 136  # RFC 4861 section 4
 
 
 @dataclass(frozen=True)
 class ParsedFrame:
-    """What the dispatcher looks at; the names are those of ``FrameMeta``. Addresses are wire bytes, 4 or 16."""
+    """What the dispatcher looks at; the names are those of ``FrameMeta``. Addresses are wire bytes, 4 or 16.
+
+    Addresses and ports of an ICMP error with ``has_flow`` are those of the packet it quotes, turned round.
+    """
 
     is_ipv4: bool = False
     is_ipv6: bool = False
     is_tcp: bool = False
     is_udp: bool = False
+    is_icmp: bool = False
     is_arp: bool = False
     is_arp_request: bool = False
     is_fragment: bool = False
     is_truncated_parse: bool = False
     is_broadcast: bool = False
     is_multicast: bool = False
+    icmp_type: int = 0
+    is_icmp_error: bool = False
+    has_flow: bool = False
+    flow_is_tcp: bool = False
+    ip_protocol: int = 0
     source: bytes = b""
     destination: bytes = b""
     source_port: int = 0
@@ -42,43 +59,76 @@ class ParsedFrame:
         group = bool(frame[0] & 1)
         broadcast = frame[:6] == b"\xff" * 6
         ends = {"is_broadcast": broadcast, "is_multicast": group and not broadcast}
-        kind = frame[12:14]
-        if kind == _ARP:
+        if frame[12:14] == _ARP:
             return cls(is_arp=True, is_arp_request=frame[20:22] == b"\x00\x01", **ends)
-        if kind == _IPV4 and len(frame) >= 34:
-            l4 = 14 + 4 * (frame[14] & 15)
-            protocol = frame[23]
-            fragment = bool(frame[20] & 0x3F or frame[21])  # RFC 791 3.1: more fragments, or an offset
-            return cls(
-                is_ipv4=True,
-                is_fragment=fragment,
-                source=frame[26:30],
-                destination=frame[30:34],
-                **_layer4(frame, l4, protocol, fragment),
-                **ends,
-            )
-        if kind == _IPV6 and len(frame) >= 54:
-            return cls(
-                is_ipv6=True,
-                source=frame[22:38],
-                destination=frame[38:54],
-                **_layer4(frame, 54, frame[20], False),
-                **ends,
-            )
-        return cls(**ends)
+        return cls(**_ip_fields(frame[12:14], frame[14:]) | ends)
+
+    @property
+    def flow(self) -> Flow | None:
+        """Key in the flow table."""
+        if not self.has_flow or self.is_fragment:
+            return None
+        return self.source, self.destination, self.source_port, self.destination_port, self.flow_is_tcp
 
 
-def _layer4(frame: bytes, offset: int, protocol: int, fragment: bool) -> dict[str, bool | int]:
-    if protocol not in (_TCP, _UDP):
+def _ip_fields(kind: bytes, packet: bytes) -> dict:
+    """Fields of an IP packet; none if it is not one."""
+    if kind == _IPV4 and len(packet) >= 20:
+        header, protocol = 4 * (packet[0] & 15), packet[9]
+        fragment = bool(packet[6] & 0x3F or packet[7])  # RFC 791 3.1: more fragments, or an offset
+        found = {"is_ipv4": True, "source": packet[12:16], "destination": packet[16:20]}
+    elif kind == _IPV6 and len(packet) >= 40:
+        header, protocol, fragment = 40, packet[6], False
+        found = {"is_ipv6": True, "source": packet[8:24], "destination": packet[24:40]}
+    else:
         return {}
-    found: dict[str, bool | int] = {"is_tcp": protocol == _TCP, "is_udp": protocol == _UDP}
-    if fragment:
-        return found
-    if len(frame) < offset + 4:
-        return found | {"is_truncated_parse": True}
-    found["source_port"] = int.from_bytes(frame[offset : offset + 2], "big")
-    found["destination_port"] = int.from_bytes(frame[offset + 2 : offset + 4], "big")
+    found |= {"is_fragment": fragment, "ip_protocol": protocol}
+    body = packet[header:]
+    if protocol in (_TCP, _UDP):
+        found |= {"is_tcp": protocol == _TCP, "is_udp": protocol == _UDP}
+        if not fragment:
+            found |= _ports(protocol, body) or {"is_truncated_parse": True}
+    elif protocol == (_ICMP if kind == _IPV4 else _ICMPV6):
+        found["is_icmp"] = True
+        if not fragment and body:
+            found["icmp_type"] = body[0]
+            found["is_icmp_error"] = body[0] in (_ICMP_ERRORS if kind == _IPV4 else _ICMPV6_ERRORS)
+            if found["is_icmp_error"]:
+                found |= _quoted_flow(kind, body[8:])
     return found
+
+
+def _ports(protocol: int, body: bytes) -> dict:
+    if len(body) < 4:
+        return {}
+    return {
+        "has_flow": True,
+        "flow_is_tcp": protocol == _TCP,
+        "source_port": int.from_bytes(body[:2], "big"),
+        "destination_port": int.from_bytes(body[2:4], "big"),
+    }
+
+
+def _quoted_flow(kind: bytes, packet: bytes) -> dict:
+    """Tuple of a packet of ours that an ICMP error quotes, as its answer would carry it."""
+    if kind == _IPV4 and len(packet) >= 20 and packet[0] >> 4 == 4:
+        if packet[6] & 0x1F or packet[7]:  # not the first fragment: no ports
+            return {}
+        source, destination = packet[12:16], packet[16:20]
+        protocol, body = packet[9], packet[4 * (packet[0] & 15) :]
+    elif kind == _IPV6 and len(packet) >= 40 and packet[0] >> 4 == 6:
+        source, destination, protocol, body = packet[8:24], packet[24:40], packet[6], packet[40:]
+    else:
+        return {}
+    ports = _ports(protocol, body) if protocol in (_TCP, _UDP) else {}
+    if not ports:
+        return {}
+    return ports | {
+        "source": destination,
+        "destination": source,
+        "source_port": ports["destination_port"],
+        "destination_port": ports["source_port"],
+    }
 
 
 @dataclass(frozen=True)
@@ -88,6 +138,48 @@ class Verdict:
     cores: int
     answer: int
     rss_hash: int
+    flow_hit: bool = False
+    flow_index: int = 0
+    decided_by: str = ""
+    """``flow``, ``port``, ``rule``, ``drop`` (by a rule), or empty."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A dispatch rule; what is None is not compared."""
+
+    action: RuleAction
+    core: int = 0
+    ethertype: int | None = None
+    protocol: int | None = None
+    network_port: int | None = None
+    source_port: int | None = None
+    destination_port: int | None = None
+
+    def applies(self, frame: ParsedFrame, network_port: int | None) -> bool:
+        """Whether all that is compared is equal; frames without ports, and ICMP errors, never match one."""
+        if self.action == RuleAction.OFF:
+            return False
+        ethertype = (
+            _ETHERTYPE_IPV4
+            if frame.is_ipv4
+            else _ETHERTYPE_IPV6
+            if frame.is_ipv6
+            else _ETHERTYPE_ARP
+            if frame.is_arp
+            else None
+        )
+        has_ports = frame.flow is not None and not frame.is_icmp_error
+        return all(
+            wanted is None or wanted == found
+            for wanted, found in (
+                (self.ethertype, ethertype),
+                (self.protocol, frame.ip_protocol if frame.is_ipv4 or frame.is_ipv6 else None),
+                (self.network_port, network_port),
+                (self.source_port, frame.source_port if has_ports else None),
+                (self.destination_port, frame.destination_port if has_ports else None),
+            )
+        )
 
 
 @dataclass
@@ -102,6 +194,10 @@ class DispatcherModel:
         Toeplitz key.
     tcp_ports, udp_ports : bool
         Hash the ports of TCP, of UDP.
+    flows, udp_ports_open : FlowTableModel, UdpPortTableModel
+        The tables of flows, and of open UDP ports.
+    rules : dict
+        Rule of each index that is used.
 
     Members
     -------
@@ -120,6 +216,9 @@ class DispatcherModel:
     key: bytes = VERIFICATION_KEY
     tcp_ports: bool = True
     udp_ports: bool = True
+    flows: FlowTableModel = field(default_factory=FlowTableModel)
+    udp_ports_open: UdpPortTableModel = field(default_factory=UdpPortTableModel)
+    rules: dict[int, Rule] = field(default_factory=dict)
     alive: int = field(init=False)
     table: list[int] = field(init=False)
 
@@ -137,32 +236,88 @@ class DispatcherModel:
     def _living(self, core: int) -> int:
         return core if self.alive >> core & 1 else self.manager
 
-    def probe(self, source: bytes, destination: bytes, ports: tuple[int, int] | None = None) -> int:
-        """Core that gets such a frame; ``ports`` count only if TCP's or UDP's are hashed."""
-        if not (self.tcp_ports or self.udp_ports):
-            ports = None
-        return self._living(self.table[rss_hash(self.key, source, destination, ports) % TABLE_ENTRIES])
+    def reset_core(self, core: int) -> None:
+        """A core enters reset."""
+        self.flows.reset_core(core)
+        self.udp_ports_open.reset_core(core)
+
+    def probe(
+        self, source: bytes, destination: bytes, ports: tuple[int, int] | None = None, *, is_tcp: bool = True
+    ) -> int:
+        """Core that gets a unicast frame with this tuple."""
+        verdict = self.decide(probed_frame(source, destination, ports, is_tcp), None)
+        return verdict.answer.bit_length() - 1 if verdict.answer else self.manager
 
     def hash_of(self, frame: ParsedFrame) -> int:
         """Toeplitz hash of a frame; zero for what is not IP."""
         if not (frame.is_ipv4 or frame.is_ipv6):
             return 0
-        with_ports = (frame.is_tcp and self.tcp_ports) or (frame.is_udp and self.udp_ports)
+        is_tcp = frame.flow_is_tcp if frame.has_flow else frame.is_tcp
+        has_ports = frame.has_flow or ((frame.is_tcp or frame.is_udp) and not frame.is_icmp_error)
+        with_ports = has_ports and (self.tcp_ports if is_tcp else self.udp_ports)
         with_ports = with_ports and not frame.is_fragment and not frame.is_truncated_parse
         ports = (frame.source_port, frame.destination_port) if with_ports else None
         return rss_hash(self.key, frame.source, frame.destination, ports)
 
-    def decide(self, frame: ParsedFrame) -> Verdict:
-        """The first rule that applies, see the hardware's docstring."""
+    def decide(self, frame: ParsedFrame, network_port: int | None = 0) -> Verdict:
+        """The first step that applies, see the hardware's docstring."""
         value = self.hash_of(frame)
         if not self.alive:
             return Verdict(0, 0, value)
         manager = 1 << self.manager
-        if frame.is_arp and frame.is_arp_request:
+        is_ip = frame.is_ipv4 or frame.is_ipv6
+        hashed = self.table[value % TABLE_ENTRIES]
+        hash_one = 1 << self._living(hashed) if is_ip else manager
+
+        entry = self.flows.lookup(frame.flow) if frame.flow else None
+        if entry is not None:
+            index, core = entry
+            one = 1 << self._living(core)
+            is_hit = bool(self.alive >> core & 1)
+            return Verdict(one, one, value, is_hit, index if is_hit else 0, "flow")
+
+        if frame.flow and not frame.flow_is_tcp and not frame.is_icmp_error:
+            members = self.udp_ports_open.members(frame.destination_port) & self.alive
+            if members:
+                one = 1 << hashed if members >> hashed & 1 else members & -members
+                return Verdict(one, one, value, decided_by="port")
+
+        for _, rule in sorted(self.rules.items()):
+            if rule.applies(frame, network_port):
+                cores, answer = {
+                    RuleAction.CORE: (1 << self._living(rule.core),) * 2,
+                    RuleAction.MANAGER: (manager, manager),
+                    RuleAction.ALL: (self.alive, manager),
+                    RuleAction.HASH: (hash_one, hash_one),
+                    RuleAction.DROP: (0, 0),
+                }[rule.action]
+                return Verdict(cores, answer, value, decided_by="drop" if rule.action == RuleAction.DROP else "rule")
+
+        icmpv6_type = frame.icmp_type if frame.is_icmp and frame.is_ipv6 and not frame.is_fragment else None
+        if (frame.is_arp and frame.is_arp_request) or icmpv6_type == _NEIGHBOUR_SOLICITATION:
             return Verdict(manager, manager, value)
-        if frame.is_arp or frame.is_broadcast or frame.is_multicast:
+        is_advertisement = icmpv6_type in (_NEIGHBOUR_ADVERTISEMENT, _ROUTER_ADVERTISEMENT)
+        if frame.is_arp or frame.is_broadcast or frame.is_multicast or is_advertisement:
             return Verdict(self.alive, manager, value)
-        if frame.is_ipv4 or frame.is_ipv6:
-            one = 1 << self._living(self.table[value % TABLE_ENTRIES])
-            return Verdict(one, one, value)
-        return Verdict(manager, manager, value)
+        return Verdict(hash_one, hash_one, value)
+
+
+def probed_frame(
+    source: bytes, destination: bytes, ports: tuple[int, int] | None = None, is_tcp: bool = True
+) -> ParsedFrame:
+    """The frame that a probe asks for; without ports neither its protocol nor its ports are known."""
+    version = {"is_ipv4": True} if len(source) == 4 else {"is_ipv6": True}
+    if ports is None:
+        return ParsedFrame(**version, source=source, destination=destination, ip_protocol=-1)
+    return ParsedFrame(
+        **version,
+        source=source,
+        destination=destination,
+        is_tcp=is_tcp,
+        is_udp=not is_tcp,
+        has_flow=True,
+        flow_is_tcp=is_tcp,
+        ip_protocol=_TCP if is_tcp else _UDP,
+        source_port=ports[0],
+        destination_port=ports[1],
+    )
