@@ -65,6 +65,20 @@ class FrameStore(wiring.Component):
             }
         )
 
+    # Each is one decision of the store; the proofs replace them one at a time and must then fail.
+
+    def _has_room(self, write, read, overflowed):
+        """For a word of the frame that is being written, all of whose words found room unless ``overflowed``."""
+        return ~overflowed & ((write ^ read) != self.words)
+
+    def _rewound(self, start, write):
+        """Where the next frame starts after a discarded one."""
+        return start
+
+    def _limit(self, start, write):
+        """How far the reader may go: to the end of the last whole frame."""
+        return start
+
     def elaborate(self, platform):
         m = Module()
         m.submodules.memory = ram = memory.Memory(shape=StoredWord, depth=self.words, init=[])
@@ -79,29 +93,29 @@ class FrameStore(wiring.Component):
         overflowed = Signal()  # the frame being written did not fit
 
         word = self.i.payload
-        full = Signal()
+        room = Signal()
         next_write = Signal(pointer_bits)
         m.d.comb += [
             self.i.ready.eq(1),
-            full.eq((write ^ read) == self.words),
+            room.eq(self._has_room(write, read, overflowed)),
             next_write.eq(write + 1),
             writer.addr.eq(write[:-1]),
             writer.data.data.eq(word.data),
             writer.data.count.eq(word.count - 1),
             writer.data.last.eq(word.last),
-            writer.en.eq(self.i.valid & ~full & ~overflowed),
+            writer.en.eq(self.i.valid & room),
         ]
         m.d.sync += [self.committed.eq(0), self.dropped.eq(0), self.overflow.eq(0)]
         with m.If(self.i.valid):
             with m.If(word.last):
                 m.d.sync += overflowed.eq(0)
                 with m.If(word.error | self.drop):
-                    m.d.sync += [write.eq(start), self.dropped.eq(1)]
-                with m.Elif(full | overflowed):
-                    m.d.sync += [write.eq(start), self.overflow.eq(1)]
+                    m.d.sync += [write.eq(self._rewound(start, write)), self.dropped.eq(1)]
+                with m.Elif(~room):
+                    m.d.sync += [write.eq(self._rewound(start, write)), self.overflow.eq(1)]
                 with m.Else():
                     m.d.sync += [write.eq(next_write), start.eq(next_write), self.committed.eq(1)]
-            with m.Elif(full | overflowed):
+            with m.Elif(~room):
                 m.d.sync += overflowed.eq(1)
             with m.Else():
                 m.d.sync += write.eq(next_write)
@@ -109,7 +123,7 @@ class FrameStore(wiring.Component):
         loaded = Signal()  # the RAM's output register holds a word
         fetch = Signal()
         m.d.comb += [
-            fetch.eq((read != start) & (~loaded | self.o.ready)),
+            fetch.eq((read != self._limit(start, write)) & (~loaded | self.o.ready)),
             reader.addr.eq(read[:-1]),
             reader.en.eq(fetch),
             self.o.valid.eq(loaded),

@@ -212,9 +212,11 @@ def damage(rng: random.Random, frame: bytes) -> bytes:
         where = rng.choice([offset, offset + 2, offset + 3, offset + 4, offset + 5, offset + 6, offset + 9])
         out[where] = rng.randrange(256)
     elif fault == 2:
-        struct.pack_into(">H", out, offset + 2, rng.choice([0, 19, 20, 27, 28, 39, 40, len(out) - offset + 1, 65535]))
+        struct.pack_into(
+            ">H", out, offset + 2, rng.choice([0, 19, 20, 27, 28, 39, 40, max(0, len(out) - offset) + 1, 65535])
+        )
     elif fault == 3:
-        struct.pack_into(">H", out, offset + 4, rng.choice([0, 7, 8, 19, 20, len(out) - offset - 39, 65535]))
+        struct.pack_into(">H", out, offset + 4, rng.choice([0, 7, 8, 19, 20, max(0, len(out) - offset - 39), 65535]))
     elif fault == 4:
         out[l4 + 12] = rng.randrange(16) << 4  # TCP data offset
     elif fault == 5:
