@@ -32,7 +32,7 @@ def stacks_and_peer(tmp_path):
     both.take_sent()
     yield both, peer
     for core in both.cores:
-        core.command("time 1000")
+        core.command("time 6000")
         state = core.state()
         assert state["rx_free"] == CONFIG.rx_buffers
         assert not core.log

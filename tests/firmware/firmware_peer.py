@@ -23,6 +23,10 @@ OUR_IP = "10.0.0.2"
 PEER_MAC = "02:00:00:00:00:99"
 PEER_IP = "10.0.0.9"
 
+CONFIG = EngineConfig()
+PROMISED = CONFIG.rx_large_buffers - (2 if CONFIG.rx_small_buffers else 3 + CONFIG.rx_large_buffers // 4)
+"""Full segments that all windows together promise at most: sizes.h reserves the rest of the large buffers."""
+
 
 def lwip_dir() -> str:
     """The lwIP source tree: from the environment, or as the simulation finds it."""
@@ -64,7 +68,7 @@ FLOWS_OFFSET = COMMON_OFFSET + 256
 
 def flow_table(shared: Path) -> dict[tuple[bytes, bytes, int, int], int]:
     """The fake flow table in the file ``shared``: (source, destination, ports as a frame to us has them) -> core."""
-    data = shared.read_bytes()[FLOWS_OFFSET : FLOWS_OFFSET + 16 * EngineConfig().flows]
+    data = shared.read_bytes()[FLOWS_OFFSET : FLOWS_OFFSET + 16 * CONFIG.flows]
     flows = {}
     for source, destination, source_port, destination_port, state in struct.iter_unpack("<4s4sHHI", data):
         if state:

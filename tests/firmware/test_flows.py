@@ -14,6 +14,7 @@ from firmware.firmware_peer import (
     OUR_MAC,
     PEER_IP,
     PEER_MAC,
+    PROMISED,
     Firmware,
     TcpPeer,
     build,
@@ -197,7 +198,7 @@ def test_windows_without_entries_promise_no_more_than_the_other_queue_has():
         firmware.frames.clear()
         promised = sum(-(-peer.window // MSS) for peer in peers)
         # The windows of SYN/ACKs are given before it is known that the table is full.
-        assert promised <= max(CONFIG.rx_large_buffers // 2 - 1, 9) + firmware.state()["excess"]
+        assert promised <= max(CONFIG.rx_large_buffers // 2 - 1, PROMISED) + firmware.state()["excess"]
     firmware.close()
 
 

@@ -255,7 +255,7 @@ def serve_the_kernel(folder: Path) -> None:
         server = socket.create_server(("10.0.0.9", 80), backlog=8)
         server.setblocking(False)
         ping = subprocess.Popen(["ping", "-c", "2", "-i", "0.2", "-W", "5", OUR_IP], stdout=subprocess.DEVNULL)
-        clients = [socket.socket() for _ in range(6)]
+        clients = [socket.socket() for _ in range(10)]
         for client in clients:
             client.setblocking(False)
             client.connect_ex((OUR_IP, ECHO_PORT))
@@ -287,7 +287,7 @@ def serve_the_kernel(folder: Path) -> None:
             done = all(received[client] == data for client in clients) and len(outgoing) == 4
             if done and all(one.received == data for one in outgoing) and ping.poll() is not None:
                 break
-        assert [len(received[client]) for client in clients] == [len(data)] * 6
+        assert [len(received[client]) for client in clients] == [len(data)] * 10
         assert all(received[client] == data for client in clients)
         assert [one.received == data for one in stacks.connections() if one.data] == [True] * 4
         assert ping.poll() == 0, "ping"
