@@ -10,7 +10,7 @@ from pathlib import Path
 from twinstack.config import EngineConfig
 from twinstack.proto.image import build_image
 
-STACK_BYTES = 4096
+STACK_BYTES = 3072
 
 
 def firmware_version(header: Path) -> int:
