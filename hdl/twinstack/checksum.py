@@ -21,7 +21,9 @@ class OnesComplementSum(wiring.Component):
     valid : ``In(1)``
         Add ``word``.
     start : ``In(1)``
-        With ``valid``: the sum starts anew with ``word``.
+        With ``valid``: the sum starts anew with ``word`` and ``seed``.
+    seed : ``In(32)``
+        Two halves.
     word : ``In(32)``
         Two halves.
     sum : ``Out(16)``
@@ -36,7 +38,7 @@ class OnesComplementSum(wiring.Component):
 
     def __init__(self) -> None:
         super().__init__(
-            {"valid": In(1), "start": In(1), "word": In(32), "sum": Out(16), "is_ones": Out(1)},
+            {"valid": In(1), "start": In(1), "seed": In(32), "word": In(32), "sum": Out(16), "is_ones": Out(1)},
         )
 
     def elaborate(self, platform):
@@ -44,7 +46,7 @@ class OnesComplementSum(wiring.Component):
         lanes = [Signal(17, name=f"lane{index}") for index in range(2)]  # bit 16: carry still to be added
         for index, lane in enumerate(lanes):
             half = self.word.word_select(index, 16)
-            old = Mux(self.start, 0, lane)
+            old = Mux(self.start, self.seed.word_select(index, 16), lane)
             with m.If(self.valid):
                 # The bit below the operands brings the carry in, so that one adder does it.
                 m.d.sync += lane.eq((Cat(old[16], old[:16]) + Cat(old[16], half))[1:])

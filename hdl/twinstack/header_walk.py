@@ -145,7 +145,9 @@ class HeaderWalk(wiring.Component):
         next_header = Signal(8)
         stops = Signal()  # what follows the headers is not L4, or not for us
         unread = Signal(16)  # bytes of L4 that are still to be summed
+        kept = Signal(4, init=0b1111)  # bytes of the word that belong to the sum
         to_sum = Signal(32)
+        m.d.comb += to_sum.eq(word & Cat(bit.replicate(8) for bit in kept))
         sum_starts = Signal()
         sum_valid = Signal()
 
@@ -267,16 +269,12 @@ class HeaderWalk(wiring.Component):
                         with m.If(rest < 0):
                             m.d.sync += self.ip_malformed.eq(1)
                     with m.Case(2):
-                        protocol = word[8:16]
-                        m.d.sync += [next_header.eq(protocol), unread.eq(self.l4_length)]
-                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(1), to_sum[8:16].eq(protocol)]
-                        with m.If(protocol != PROTOCOL_UDP):
-                            m.d.comb += to_sum[16:32].eq(swap(self.l4_length))
+                        m.d.sync += [next_header.eq(word[8:16]), unread.eq(self.l4_length)]
                     with m.Case(3):
-                        m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
+                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(1)]
                     with m.Case(4):
                         m.d.sync += self.l3_whole.eq(1)
-                        m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
+                        m.d.comb += sum_valid.eq(1)
                 with m.If(header_ends):
                     m.d.sync += self.ipv4_whole.eq(is_header & (count == 4))
                     decode_next_header()
@@ -292,22 +290,15 @@ class HeaderWalk(wiring.Component):
                             self.l4_word.eq(l3_word + IPV6_HEADER_BYTES // 4),
                         ]
                     with m.Case(1):
-                        protocol = word[16:24]
                         payload = swap(word[0:16])
                         m.d.sync += [
                             self.l4_length.eq(payload),
                             unread.eq(payload),
                             self.ip_length.eq(payload + IPV6_HEADER_BYTES),
-                            next_header.eq(protocol),
+                            next_header.eq(word[16:24]),
                         ]
-                        # Behind extension headers protocol and length are others: they come with the last of these.
-                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(1)]
-                        with m.If(~protocol.matches(*IPV6_WALKED)):
-                            m.d.comb += to_sum[24:32].eq(protocol)
-                            with m.If(protocol != PROTOCOL_UDP):
-                                m.d.comb += to_sum[0:16].eq(word[0:16])
                     with m.Default():
-                        m.d.comb += [sum_valid.eq(1), to_sum.eq(word)]
+                        m.d.comb += [sum_valid.eq(1), sum_starts.eq(position == 2)]
                 with m.If(header_ends):
                     m.d.sync += self.l3_whole.eq(1)
                     decode_next_header()
@@ -334,9 +325,8 @@ class HeaderWalk(wiring.Component):
                     m.d.sync += [self.l4_length.eq(rest), unread.eq(rest), self.l4_word.eq(end)]
                     with m.If(rest < 0):
                         m.d.sync += self.ip_malformed.eq(1)
-                    m.d.comb += [sum_valid.eq(~is_walked), to_sum[24:32].eq(next_header)]
-                    with m.If(~is_udp):
-                        m.d.comb += to_sum[0:16].eq(swap(rest[:16]))
+                    m.d.comb += sum_valid.eq(~is_walked)
+                m.d.comb += to_sum.eq(Cat(Mux(is_udp, 0, swap(rest[:16])), Const(0, 8), next_header))
                 with m.If((position == 1) & (end + 1 >= HEADER_COPY_BYTES // 4)):
                     m.d.sync += [self.is_truncated.eq(1), self.l4_malformed.eq(0)]
                     go("Rest")
@@ -348,12 +338,9 @@ class HeaderWalk(wiring.Component):
                 m.d.comb += [self.in_l4.eq(1), sum_valid.eq(1)]
                 # Padding of the last word, and what follows the datagram, does not belong to the sum.
                 with m.If(unread[2:].any()):
-                    m.d.comb += to_sum.eq(word)
                     m.d.sync += unread.eq(unread - 4)
                 with m.Else():
-                    for byte in range(3):
-                        with m.If(unread[:2] > byte):
-                            m.d.comb += to_sum.word_select(byte, 8).eq(word.word_select(byte, 8))
+                    m.d.comb += kept.eq(Cat(unread[:2] > byte for byte in range(3)))
                     m.d.sync += unread.eq(0)
                 with m.Switch(position):
                     with m.Case(0):
@@ -361,7 +348,6 @@ class HeaderWalk(wiring.Component):
                             self.is_tcp, TCP_HEADER_BYTES, Mux(self.is_udp, UDP_HEADER_BYTES, ICMP_HEADER_BYTES)
                         )
                         m.d.sync += self.l4_malformed.eq(self.l4_length < minimum)
-                        # ICMP over IPv4 has no pseudo header (RFC 792).
                         m.d.comb += sum_starts.eq(self.is_icmp & self.is_ipv4)
                     with m.Case(1):
                         udp_length = swap(word[0:16])
@@ -376,7 +362,7 @@ class HeaderWalk(wiring.Component):
                                 m.d.sync += self.l4_malformed.eq(1)
                             # The length is summed twice, here and in the pseudo header: twice a number is its
                             # rotation in ones' complement.
-                            m.d.comb += to_sum.eq(Cat(word[0:16].rotate_left(1), word[16:32]))
+                            m.d.comb += to_sum[0:16].eq(word[0:16].rotate_left(1))
                     with m.Case(3):
                         tcp_words = word[4:8]
                         rest = self.l4_length - Cat(Const(0, 2), tcp_words)
@@ -394,12 +380,17 @@ class HeaderWalk(wiring.Component):
                         (self.is_tcp, TCP_CHECKSUM_BYTE),
                     ):
                         with m.If(is_it & (position == byte // 4)):
-                            m.d.comb += to_sum.word_select(byte % 4 // 2, 16).eq(0)
+                            m.d.comb += kept.word_select(byte % 4 // 2, 2).eq(0)
 
             with m.State("Rest"):
                 restart_at_last()
 
         m.d.sync += [l4_adder.valid.eq(self.valid & sum_valid), l4_adder.start.eq(sum_starts), l4_adder.word.eq(to_sum)]
+        # Length and protocol of the pseudo header, known since two words or more. Behind extension headers they are others,
+        # and come with the last of these; ICMP over IPv4 has no pseudo header (RFC 792).
+        m.d.sync += l4_adder.seed.eq(Cat(Mux(is_udp, 0, swap(self.l4_length)), Const(0, 8), next_header))
+        with m.If(is_walked | (is_icmp & self.is_ipv4)):
+            m.d.sync += l4_adder.seed.eq(0)
         m.d.comb += [
             self.ip_sum.eq(ip_adder.sum),
             self.ip_sum_is_ones.eq(ip_adder.is_ones),

@@ -275,19 +275,31 @@ class FrameParser(wiring.Component):
                 held.option_timestamp.eq(is_tcp & only_timestamp),
                 held.option_other.eq(tcp_options & ~only_timestamp),
             ]
+        # What is not there is cleared; a short frame that follows must not do it, for the meta data may still be wanted.
+        with m.If(ended[0] & walk.l3_whole):
+            with m.If(~walk.is_ipv6):
+                m.d.sync += [source[32:].eq(0), destination[32:].eq(0)]
+            with m.If(~(is_tcp | is_udp | quotes)):
+                m.d.sync += [source_port.eq(0), destination_port.eq(0)]
+            with m.If(~is_tcp):
+                m.d.sync += Cat(tcp_sequence, tcp_acknowledgement, tcp_window, tcp_flags).eq(0)
+            with m.If(~(is_tcp & only_timestamp)):
+                m.d.sync += Cat(tcp_tsval, tcp_tsecr).eq(0)
+            with m.If(~walk.is_icmp):
+                m.d.sync += icmp_type.eq(0)
         m.d.comb += [
             self.meta.eq(held),
-            self.meta.source.eq(Cat(source[:32], Mux(held.is_ipv6, source[32:], 0))),
-            self.meta.destination.eq(Cat(destination[:32], Mux(held.is_ipv6, destination[32:], 0))),
-            self.meta.source_port.eq(Mux(held.has_flow, source_port, 0)),
-            self.meta.destination_port.eq(Mux(held.has_flow, destination_port, 0)),
-            self.meta.icmp_type.eq(Mux(held.is_icmp, icmp_type, 0)),
-            self.meta.tcp_sequence.eq(Mux(held.is_tcp, tcp_sequence, 0)),
-            self.meta.tcp_acknowledgement.eq(Mux(held.is_tcp, tcp_acknowledgement, 0)),
-            self.meta.tcp_window.eq(Mux(held.is_tcp, tcp_window, 0)),
-            self.meta.tcp_flags.eq(Mux(held.is_tcp, tcp_flags, 0)),
-            self.meta.tcp_tsval.eq(Mux(held.option_timestamp, tcp_tsval, 0)),
-            self.meta.tcp_tsecr.eq(Mux(held.option_timestamp, tcp_tsecr, 0)),
+            self.meta.source.eq(source),
+            self.meta.destination.eq(destination),
+            self.meta.source_port.eq(source_port),
+            self.meta.destination_port.eq(destination_port),
+            self.meta.icmp_type.eq(icmp_type),
+            self.meta.tcp_sequence.eq(tcp_sequence),
+            self.meta.tcp_acknowledgement.eq(tcp_acknowledgement),
+            self.meta.tcp_window.eq(tcp_window),
+            self.meta.tcp_flags.eq(tcp_flags),
+            self.meta.tcp_tsval.eq(tcp_tsval),
+            self.meta.tcp_tsecr.eq(tcp_tsecr),
         ]
         return m
 

@@ -111,7 +111,7 @@ class TxChecksum(wiring.Component):
                 self.ipv4.valid.eq(walk.ipv4_whole),
                 self.ipv4.offset.eq(4 * L3_WORD + IPV4_CHECKSUM_BYTE + Mux(walk.has_vlan, VLAN_TAG_BYTES, 0)),
                 self.ipv4.value.eq(~walk.ip_sum),
-                self.l4.valid.eq(has_l4 & walk.l3_whole & fits & ~walk.ip_malformed & ~walk.l4_malformed),
+                self.l4.valid.eq(has_l4 & fits & ~walk.ip_malformed & ~walk.l4_malformed),
                 self.l4.offset.eq(Cat(Const(0, 1), ~walk.is_tcp, walk.l4_word + 1 + field_word)),
                 self.l4.value.eq(Mux(walk.is_udp & (value == 0), 0xFFFF, value)),  # RFC 768
                 self.done.eq(1),

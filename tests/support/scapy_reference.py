@@ -227,7 +227,8 @@ def _l4_fields(packet, body):
     if size > 20:
         meta["has_tcp_options"] = 1
         names = [name for name, _ in l4.options]
-        if size == 32 and names == ["NOP", "NOP", "Timestamp"]:
+        # scapy takes a timestamp of any length for one.
+        if size == 32 and names == ["NOP", "NOP", "Timestamp"] and body[23] == 10:
             meta["option_timestamp"] = 1
             meta["tcp_tsval"], meta["tcp_tsecr"] = l4.options[2][1]
         else:
