@@ -101,13 +101,24 @@ class RxPools(wiring.Component):
         self._of_flow = Signal(large + small)  # for each buffer that is out: the flow queue holds it
         self._chose_flow = Signal()
         self._chose_small = Signal()
+        self._returned = Signal()
+        self._returned_index = Signal(16)
         self._pools = [BufferPool(large)] + ([BufferPool(small)] if small else [])
+
+    # Small decisions, each a method so that the proofs can be tried on accounts that take it wrongly.
 
     def _has_room(self, held: Value, limit: Value) -> Value:
         return held < limit
 
     def _next_held(self, held: Value, takes: Value, returns: Value) -> Value:
         return held + takes - returns
+
+    def _belongs_to_flow(self, of_flow: Value) -> Value:
+        return of_flow
+
+    def _cleared(self) -> list:
+        """What a reset of the core sets."""
+        return [self.held.eq(0)]
 
     def elaborate(self, platform):
         m = Module()
@@ -142,8 +153,7 @@ class RxPools(wiring.Component):
 
         # --- Return ----------------------------------------------------------------------------------------------
         # A register first: the strobe comes straight from the CPU's bus.
-        returned = Signal()
-        returned_index = Signal(16)
+        returned, returned_index = self._returned, self._returned_index
         m.d.sync += [returned.eq(self.free_valid & ~self.core_reset), returned_index.eq(self.free_index)]
         is_mine = [returned_index < self.large]
         m.d.comb += pools[0].free_index.eq(returned_index)
@@ -162,7 +172,7 @@ class RxPools(wiring.Component):
         with m.Switch(returned_index[: max(1, (len(self._of_flow) - 1).bit_length())]):
             for buffer in range(len(self._of_flow)):
                 with m.Case(buffer):
-                    m.d.comb += returns_to_flow.eq(self._of_flow[buffer])
+                    m.d.comb += returns_to_flow.eq(self._belongs_to_flow(self._of_flow[buffer]))
         first = 0
         for number, (pool, name) in enumerate(zip(pools, ("large", "small"), strict=False)):
             m.d.comb += pool.alloc.ready.eq(takes[number])
@@ -178,6 +188,6 @@ class RxPools(wiring.Component):
                 m.d.sync += held.eq(self._next_held(held, takes[number] & takes_it, pool.freed & returns_it))
             m.d.comb += getattr(self, f"buffers_{name}").eq(pool.available)
         with m.If(self.core_reset):
-            m.d.sync += self.held.eq(0)
+            m.d.sync += self._cleared()
         m.d.sync += self.low.eq(pools[0].available < self.watermark)
         return m
