@@ -225,8 +225,8 @@ class Engine(wiring.Component):
         m.d.comb += [
             mdio.start.eq(regs.field("mdio", "data").w_stb),
             mdio.write_data.eq(regs.field("mdio", "data").w_data),
-            mdio.register.eq(regs.field("mdio", "register").w_data),
-            mdio.phy.eq(regs.field("mdio", "phy").w_data),
+            mdio.register_address.eq(regs.field("mdio", "register").w_data),
+            mdio.phy_address.eq(regs.field("mdio", "phy").w_data),
             mdio.read.eq(regs.field("mdio", "read").w_data),
             regs.field("mdio_result", "data").r_data.eq(mdio.read_data),
             regs.field("mdio_result", "error").r_data.eq(mdio.error),

@@ -38,7 +38,7 @@ class MdioController(wiring.Component):
         To the pad; ``mdio_i`` must show what the pad has, also while it is driven. ``mdc`` is low when idle.
     start : ``In(1)``
         Begin a frame with the next five; ignored while ``busy``.
-    read, phy, register, write_data : ``In``
+    read, phy_address, register_address, write_data : ``In``
         Sampled with ``start``.
     busy : ``Out(1)``
         From the cycle after ``start``.
@@ -47,8 +47,8 @@ class MdioController(wiring.Component):
 
     Timing
     ------
-    MDC runs at ``sync_hz / (2 * half)``, ``half`` the smallest number of at least 4 cycles for at most 2.5 MHz; a frame takes 64
-    periods of it: 25.6 us at 75 MHz.
+    MDC runs at ``sync_hz / (2 * half)``, ``half`` the smallest number of at least 4 cycles for at most 2.5 MHz; a frame takes 64.5
+    periods of it: 25.8 us at 75 MHz.
 
     Raises
     ------
@@ -67,8 +67,8 @@ class MdioController(wiring.Component):
                 "pins": Out(MdioPins()),
                 "start": In(1),
                 "read": In(1),
-                "phy": In(5),
-                "register": In(5),
+                "phy_address": In(5),
+                "register_address": In(5),
                 "write_data": In(16),
                 "busy": Out(1),
                 "read_data": Out(16),
@@ -83,7 +83,7 @@ class MdioController(wiring.Component):
 
         shift = Signal(32)  # what follows the preamble; received bits come in at the end
         is_read = Signal()
-        bit = Signal(range(FRAME_BITS))
+        bit = Signal(range(FRAME_BITS + 1))
         half = Signal(range(self.half_cycles))
         half_done = Signal()
         in_preamble = Signal()
@@ -104,8 +104,8 @@ class MdioController(wiring.Component):
                         Cat(
                             self.write_data,
                             Const(WRITE_TURNAROUND, 2),
-                            self.register,
-                            self.phy,
+                            self.register_address,
+                            self.phy_address,
                             Mux(self.read, Const(READ, 2), Const(WRITE, 2)),
                             Const(START, 2),
                         )
@@ -113,6 +113,8 @@ class MdioController(wiring.Component):
                 ]
         with m.Elif(~half_done):
             m.d.sync += half.eq(half + 1)
+        with m.Elif(bit == FRAME_BITS):  # the PHY has had its time to let go of the line
+            m.d.sync += [self.busy.eq(0), self.read_data.eq(shift[:16])]
         with m.Elif(~self.pins.mdc):  # the middle of a bit: MDC rises, and the PHY's bit is taken
             m.d.sync += [half.eq(0), self.pins.mdc.eq(1)]
             with m.If(~in_preamble):
@@ -126,7 +128,7 @@ class MdioController(wiring.Component):
             with m.If(is_read & (bit == TURNAROUND_BIT - 2)):
                 m.d.sync += self.pins.mdio_oe.eq(0)
             with m.If(bit == FRAME_BITS - 1):
-                m.d.sync += [self.busy.eq(0), self.pins.mdio_oe.eq(0), self.read_data.eq(shift[:16])]
+                m.d.sync += self.pins.mdio_oe.eq(0)
         return m
 
 

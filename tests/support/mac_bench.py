@@ -9,6 +9,8 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, RisingEdge, Timer
 
+from twinstack.proto.statistics import Statistic
+
 ADDRESS = bytes.fromhex("02a1b2c3d4e5")
 OTHER = bytes.fromhex("02a1b2c3d4e6")
 BROADCAST = b"\xff" * 6
@@ -28,49 +30,63 @@ def with_fcs(frame):
 class Bench:
     """Clocks, GMII models, a supplier for ``tx``, a collector for ``rx``, and the counters that are expected."""
 
-    def __init__(self, dut, rx_ps=8002, tx_ps=7998):
+    def __init__(self, dut, rx_ps=8002, tx_ps=7998, *, speed=2):
         self.dut = dut
         self.rng = random.Random(int(os.environ["TWINSTACK_SEED"]))
         self.sync_ps = int(os.environ.get("SYNC_PS", "13332"))
-        self.rx_ps, self.tx_ps = rx_ps, tx_ps
+        self.rx_ps, self.tx_ps, self.speed = rx_ps, tx_ps, speed
         self.expected = dict.fromkeys(COUNTERS, 0)
+        self.clocks = {}
         self.received = []  # (frame, error)
         self.is_open = False  # a frame has begun on ``rx`` and not ended
         self.ready_probability = 1.0
         self.pin_frames = []  # (idle bytes before it, all bytes from the first preamble byte on)
 
-    async def start(self, *, enable=1):
+    def make_models(self):
+        """The source and sink on the pins, and whatever else looks at them."""
         from cocotbext.eth import GmiiSink, GmiiSource
 
+        dut = self.dut
+        self.source = GmiiSource(dut.pins__rxd, dut.pins__rx_er, dut.pins__rx_dv, dut.rx_clk)
+        self.sink = GmiiSink(dut.pins__txd, dut.pins__tx_er, dut.pins__tx_en, dut.tx_clk)
+        dut.pins__tx_hold.value = 0
+        dut.pins__link.value = 0
+        cocotb.start_soon(self._watch_pins())
+
+    async def start(self, *, enable=1):
         dut = self.dut
         dut.address.value = int.from_bytes(ADDRESS, "little")
         dut.enable.value = enable
         dut.promiscuous.value = 0
         dut.all_multicast.value = 0
         dut.multicast.value = 0
-        dut.speed.value = 2
+        dut.speed.value = self.speed
         for name in ("pause_receive", "pause_request", "rx_dropped", "statistic_strobe", "statistic_low_strobe"):
             getattr(dut, name).value = 0
         dut.pause_time.value = 0xFFFF
         dut.statistic_index.value = 0
-        dut.pins__tx_hold.value = 0
-        dut.pins__link.value = 0
         dut.tx__valid.value = 0
         dut.tx__payload.value = 0
         dut.rx__ready.value = 0
         for name, period in (("", self.sync_ps), ("rx_", self.rx_ps), ("tx_", self.tx_ps)):
             getattr(dut, name + "rst").value = 1
-            cocotb.start_soon(Clock(getattr(dut, name + "clk"), period, "ps").start())
+            self.start_clock(name, period)
         await self.sync_cycles(8)
         for name in ("rst", "rx_rst", "tx_rst"):
             getattr(dut, name).value = 0
         await self.sync_cycles(8)
-        self.source = GmiiSource(dut.pins__rxd, dut.pins__rx_er, dut.pins__rx_dv, dut.rx_clk)
-        self.sink = GmiiSink(dut.pins__txd, dut.pins__tx_er, dut.pins__tx_en, dut.tx_clk)
+        self.make_models()
         for model in (self.source, self.sink):
             model.log.setLevel(logging.WARNING)
         cocotb.start_soon(self._collect())
-        cocotb.start_soon(self._watch_pins())
+
+    def start_clock(self, name, period):
+        """Start the clock ``name``, or go on with another period; None stops it."""
+        if name in self.clocks:
+            self.clocks.pop(name).stop()
+        if period:
+            self.clocks[name] = clock = Clock(getattr(self.dut, name + "clk"), period, "ps")
+            clock.start()
 
     async def _watch_pins(self):
         """What is on the transmit pins, byte by byte: the sink does not keep a frame's first preamble byte."""
@@ -174,6 +190,34 @@ class Bench:
                 self.expected["tx_frames"] += 1
                 self.expected["tx_bytes"] += len(frame)
         dut.tx__valid.value = 0
+
+    async def statistic(self, index):
+        """Read a statistic, as fast as a bus can: the low word two cycles after the write of the index."""
+        dut = self.dut
+        await FallingEdge(dut.clk)
+        dut.statistic_strobe.value = 1
+        dut.statistic_next.value = index
+        await FallingEdge(dut.clk)
+        dut.statistic_strobe.value = 0
+        dut.statistic_index.value = index
+        return await self.statistic_again()
+
+    async def statistic_again(self):
+        """Read the statistic chosen before."""
+        dut = self.dut
+        dut.statistic_low_strobe.value = 1
+        await ReadOnly()
+        low = int(dut.statistic_low.value)
+        await FallingEdge(dut.clk)
+        dut.statistic_low_strobe.value = 0
+        await FallingEdge(dut.clk)
+        await ReadOnly()
+        value = int(dut.statistic_high.value) << 32 | low
+        await FallingEdge(dut.clk)
+        return value
+
+    async def statistics(self):
+        return {statistic.name: await self.statistic(statistic) for statistic in Statistic}
 
     async def next_sent(self):
         """The next frame on the wire, as the sink saw it, and the idle bytes before it."""
