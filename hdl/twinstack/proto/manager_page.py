@@ -117,7 +117,12 @@ MAC = Block(
         whole("tx_frames", 0x2C, "r", "Frames sent."),
         whole("tx_bytes", 0x30, "r", "Bytes of tx_frames, without padding and FCS."),
         whole("tx_underflows", 0x34, "r", "Frames cut off because data came too late; sent with a bad FCS."),
-        whole("rx_checksum_errors", 0x38, "r", "Frames dropped for a bad IPv4, TCP or UDP checksum."),
+        whole(
+            "rx_checksum_errors",
+            0x38,
+            "r",
+            "Frames dropped for a bad IPv4, TCP, UDP, ICMP or ICMPv6 checksum, or bad lengths.",
+        ),
         whole("rx_unknown", 0x3C, "r", "Frames dropped for an EtherType that nobody handles."),
         whole(
             "multicast",
