@@ -141,10 +141,13 @@ def expected_block_rams(config: EngineConfig, host_memory_bytes: int) -> dict[st
         blocks[f"engine.tx_bank{core}"] = blocks_for(config.tx_bank_bytes)
         blocks[f"engine.core{core}.cpu"] = _CPU_BLOCK_RAMS
         blocks[f"engine.core{core}.console"] = 1
+    # Four rows of 108 bits for each flow: three blocks, 36 bits wide, hold 512 rows.
+    blocks["engine.dispatcher.flow_table.keys"] = 3 * -(-4 * config.flows // 512)
     for port in range(config.ports):
         # A stored word has 32 data bits, 2 of count, 1 of last; two blocks of 18 bits side by side.
         blocks[f"engine.rx_front_end{port}.store"] = -(-config.frame_fifo_words * 36 // _BLOCK_BITS)
         blocks[f"engine.tx_engine.buffer{port}.ram"] = 2
+        blocks[f"engine.mac{port}.statistics"] = 1
     return blocks
 
 
