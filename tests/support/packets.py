@@ -170,6 +170,10 @@ def with_extensions(rng: random.Random, ip, last: int | None, *, few: bool = Fal
         addresses = [_ip6(rng) for _ in range(rng.choice([0, 1, 1, 2]))]
         return IPv6ExtHdrRouting(addresses=addresses, segleft=rng.choice([0, 0, 0, len(addresses)]))
 
+    def authentication():
+        words = rng.randrange(5)  # of the check value; scapy does not fill in the length
+        return AH(payloadlen=1 + words, spi=rng.getrandbits(32), seq=1, icv=rng.randbytes(4 * words), padding=b"")
+
     def fragment():
         offset, more = rng.choice([(0, 0), (0, 0), (0, 0), (0, 1), (185, 1), (185, 0)])
         return IPv6ExtHdrFragment(offset=offset, m=more, id=rng.getrandbits(32), res1=rng.randrange(256))
@@ -177,7 +181,7 @@ def with_extensions(rng: random.Random, ip, last: int | None, *, few: bool = Fal
     kinds = [
         lambda: IPv6ExtHdrHopByHop(options=options()),
         lambda: IPv6ExtHdrDestOpt(options=options()),
-        lambda: AH(spi=rng.getrandbits(32), seq=1, icv=rng.randbytes(4 * rng.randrange(5)), padding=b""),
+        authentication,
         routing,
         fragment,
     ]
