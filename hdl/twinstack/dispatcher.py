@@ -274,6 +274,9 @@ class Dispatcher(wiring.Component):
         self.probes = [getattr(self, f"probe{core}") for core in range(cores)]
         self.flow_ports = [getattr(self, f"flow{core}") for core in range(cores)]
         self.dispatched = [getattr(self, f"dispatched{core}") for core in range(cores)]
+        self.client = Signal(range(1 + 2 * cores))
+        """Who is served while ``is_busy``: the frames, then each core's probe, then each core's table request."""
+        self.is_busy = Signal()
 
     # A proof puts parts with free outputs in the place of these.
     def _make_hash_unit(self, cores):
@@ -315,12 +318,10 @@ class Dispatcher(wiring.Component):
             decider.alive.eq(self.alive),
             decider.manager.eq(Mux(self.alive.any(), 1 << self.manager, 0)),
         ]
-        with m.If(hash_unit.refused | rules.refused):
-            m.d.sync += self.bad_config.eq(self.bad_config + 1)
+        m.d.sync += self.bad_config.eq(self.bad_config + hash_unit.refused + rules.refused)
 
-        # Clients: the frames, then each core's probe, then each core's table request.
         requests = [port.request for port in (*self.probes, *self.flow_ports)]
-        client = Signal(range(1 + len(requests)))
+        client = self.client
         is_frame, is_table = Signal(), Signal()
         port = Signal(range(len(self.metas)))
         other = Signal(range(len(requests)))
@@ -501,6 +502,7 @@ class Dispatcher(wiring.Component):
                         m.d.sync += [client.eq(1 + next_other), other.eq(next_other), last_was_frame.eq(0)]
                         m.next = "Start"
             with m.State("Start"):
+                m.d.comb += self.is_busy.eq(1)
                 m.d.sync += [
                     asks_flow.eq(asks_flow_table),
                     asks_port.eq(asks_port_table),
@@ -509,7 +511,7 @@ class Dispatcher(wiring.Component):
                 ]
                 m.next = "Run"
             with m.State("Run"):
-                m.d.comb += run.eq(1)
+                m.d.comb += [run.eq(1), self.is_busy.eq(1)]
                 with m.If(finished):
                     with m.If(is_frame):
                         m.d.sync += [

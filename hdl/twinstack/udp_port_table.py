@@ -76,6 +76,10 @@ class UdpPortTable(wiring.Component):
         """Whether another core's entry takes this one."""
         return job.is_spread & is_spread
 
+    def _is_member(self, members: Value, own: Value) -> Value:
+        """Whether the core that asks has the port."""
+        return (members & own).any()
+
     def elaborate(self, platform):
         m = Module()
         job = self.job.payload
@@ -111,7 +115,7 @@ class UdpPortTable(wiring.Component):
                 m.d.comb += change.eq(entry.members & ~own)
             m.d.sync += entry.members.eq(change & ~self.core_reset)
 
-        is_member = (members & own).any()
+        is_member = self._is_member(members, own)
         with m.FSM():
             with m.State("Compare"):
                 with m.If(self.job.valid):

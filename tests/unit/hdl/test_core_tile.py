@@ -14,6 +14,8 @@ CORE = 1
 EPOCH = 0x5A
 MANAGER_WORD = 0xCAFE_0001
 RX_WORD = 0x0BAD_CAB1
+PROBE_RESULT = {"rss_hash": 0x51CCC178, "core": 1, "flow_hit": 1, "flow_index": 9}
+FLOW_RESULT = {"status": 1, "index": 0x1234, "core": 1}
 MESSAGE = [0x11111111, 0x22222222, 0x33333333, 0x44444444]
 
 # Results go to shared memory, one word each, in the order of RESULTS.
@@ -150,6 +152,24 @@ _start:
     sw   t1, 0x1C8(s0)
     lw   t1, 0x1D0(s0)          # completion
     result t1
+    li   t1, 0x0900000A         # probe.source, destination, ports
+    sw   t1, 0x240(s0)
+    li   t1, 0x0100000A
+    sw   t1, 0x250(s0)
+    li   t1, 0x0050C001
+    sw   t1, 0x260(s0)
+    li   t1, 0x00070032         # flow: LOOKUP, TCP, spread, index 7
+    sw   t1, 0x270(s0)
+7:  lw   t1, 0x274(s0)          # flow_result
+    bltz t1, 7b
+    result t1
+    li   t1, 7                  # go: IPv6, ports, TCP
+    sw   t1, 0x264(s0)
+8:  lw   t1, 0x268(s0)          # result, hash
+    bltz t1, 8b
+    result t1
+    lw   t1, 0x26C(s0)
+    result t1
     la   t0, illegal
     jr   t0
 illegal:
@@ -184,7 +204,7 @@ RESULTS = (
     "identity", "magic", "sum", "bytes", "rodata", "rodata_uncached", "rx", "tx", "cpu_accesses", "lock_taken",
     "lock_mine", "manager", "manager_silent", "nothing", "beyond", "alias", "random0", "random1", "load_partial", "load",
     "cycles", "timer_cause", "milliseconds", "external_cause", "unused", "message0", "message3", "completion",
-    "trap_cause",
+    "flow_result", "probe_result", "probe_hash", "trap_cause",
 )  # fmt: skip
 
 
@@ -233,13 +253,15 @@ class Tile:
         self.shared = RamModel(dut, "shared", [0] * 512, self.rng)
         self.rams = (self.code, self.rx, self.tx, self.shared)
         self.takes, self.releases, self.pops, self.sent_dma, self.manager_writes = [], [], 0, [], []
+        self.requests = {"probe": [], "flow": []}
         self.console = bytearray()
 
     async def start(self):
         dut = self.dut
         for name in ("tick", "data__valid", "manager_bus__ack", "manager_bus__err", "message__available",
                      "console__ready", "rx__producer", "sq__producer", "tx__consumer", "dma_in__completion_valid",
-                     "dma_out__completion_valid", "probe__done", "probe__request__ready", "rst"):  # fmt: skip
+                     "dma_out__completion_valid", "probe__done", "probe__request__ready", "flow__done",
+                     "flow__request__ready", "rst"):  # fmt: skip
             getattr(dut, name).value = 0
         dut.seed.value = 0x1234567
         dut.epoch.value = EPOCH
@@ -255,8 +277,36 @@ class Tile:
         for ram in self.rams:
             cocotb.start_soon(ram.run())
         cocotb.start_soon(self.services())
+        cocotb.start_soon(self.answer("probe", PROBE_RESULT))
+        cocotb.start_soon(self.answer("flow", FLOW_RESULT))
         await ClockCycles(dut.clk, 8)
         dut.reset_core.value = 0
+
+    async def answer(self, name, result):
+        """Accept a request after a while, then answer it; one is presented until then, and not longer."""
+        from twinstack.interfaces import FlowRequest, FlowResult, ProbeRequest, ProbeResult
+
+        request, answer = (ProbeRequest, ProbeResult) if name == "probe" else (FlowRequest, FlowResult)
+        dut = self.dut
+        port = {end: getattr(dut, f"{name}__{end}") for end in ("request__valid", "request__ready", "done", "result")}
+        while True:
+            await RisingEdge(dut.clk)
+            if int(port["request__valid"].value):
+                payload = int(getattr(dut, f"{name}__request__payload").value)
+                for _ in range(self.rng.randrange(9)):
+                    await RisingEdge(dut.clk)
+                    assert int(port["request__valid"].value)
+                port["request__ready"].value = 1
+                await RisingEdge(dut.clk)
+                assert int(port["request__valid"].value)
+                assert int(getattr(dut, f"{name}__request__payload").value) == payload
+                self.requests[name].append(request.from_bits(payload))
+                port["request__ready"].value = 0
+                port["done"].value = 1
+                port["result"].value = answer.const(result).as_bits()
+                await RisingEdge(dut.clk)
+                assert not int(port["request__valid"].value), "asks twice"
+                port["done"].value = 0
 
     async def services(self):
         """Manager page, lock unit, message FIFO, DMA and console, as simple as can be."""
@@ -358,6 +408,9 @@ def check(tile):
         "message0": MESSAGE[0],
         "message3": MESSAGE[3],
         "completion": 0x80021234,
+        "flow_result": 1 | 0x1234 << 8 | 1 << 24,
+        "probe_result": 1 | 1 << 4 | 9 << 8,
+        "probe_hash": 0x51CCC178,
         "trap_cause": 2,
     }
     assert tile.console == b"1!"
@@ -365,6 +418,13 @@ def check(tile):
     assert tile.pops == 1
     assert tile.sent_dma == [(0xA0, 0xB0, 0x40, 5, 2)]
     assert tile.manager_writes == [(0x14 // 4, MANAGER_WORD)]
+    for request in (*tile.requests["probe"], *tile.requests["flow"]):
+        assert (request.source, request.destination) == (0x0900000A, 0x0100000A)
+        assert (request.source_port, request.destination_port) == (0xC001, 0x50)
+        assert request.is_tcp
+    (probe,), (flow,) = tile.requests["probe"], tile.requests["flow"]
+    assert probe.is_ipv6 and probe.has_ports
+    assert (flow.operation, flow.is_ipv6, flow.is_spread, flow.index) == (2, 0, 1, 7)
     assert int(tile.dut.cpu_accesses.value) == 3
     assert int(tile.dut.firmware_abi.value) == 1
     assert tile.code.writes == 0
@@ -392,6 +452,7 @@ async def stalled_memories_change_nothing_and_a_reset_starts_over(dut):
         assert int(getattr(dut, name).value) == 0, name
     tile.shared.words[:] = [0] * 512
     tile.takes, tile.releases, tile.manager_writes = [], [], []
+    tile.requests = {"probe": [], "flow": []}
     dut.lock__taken_now.value = 1
     await ClockCycles(dut.clk, 4)
     while int(dut.console__valid.value):

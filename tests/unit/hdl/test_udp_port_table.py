@@ -70,14 +70,14 @@ async def random_changes(dut):
     await bench.start()
     ports = rng.sample(range(1 << 16), bench.entries + 3) + [0]
     seen = set()
-    for _ in range(3000):
+    for number in range(2000):
         choice = rng.random()
-        if choice < 0.02:
+        if choice < 0.01:
             await bench.reset_core(rng.randrange(bench.cores))
         elif choice < 0.3:
             await bench.check(rng.choice(ports))
         else:
-            remove = rng.random() < 0.4
+            remove = rng.random() < (0.1 if number < 1000 else 0.5)
             spread = rng.random() < 0.6
             status = await bench.change(rng.choice(ports), rng.randrange(bench.cores), remove=remove, spread=spread)
             seen.add((remove, status))
