@@ -54,6 +54,23 @@ def _icmp_checksum(frame: bytes) -> bytes:
     return frame[: 14 + header + 2] + struct.pack(">H", value) + frame[14 + header + 4 :]
 
 
+def zero_sums(rng: random.Random) -> list[bytes]:
+    """UDP whose computed checksum is zero: sent as 0xFFFF (RFC 768), and as zero, which only looks right over IPv6."""
+    from scapy.layers.inet import IP, UDP
+    from scapy.layers.inet6 import IPv6
+    from scapy.layers.l2 import Ether
+
+    frames = []
+    for network in (IP(src="192.0.2.1", dst="198.51.100.7"), IPv6(src="2001:db8::1", dst="2001:db8::2")):
+        head = Ether(src=rng.randbytes(6), dst=rng.randbytes(6)) / network
+        head /= UDP(sport=rng.randrange(65536), dport=rng.randrange(65536))
+        found = int(Ether(bytes(head / bytes(2)))[UDP].chksum)
+        right = bytes(head / struct.pack(">H", found))
+        assert right[-4:-2] == b"\xff\xff"
+        frames += [right, right[:-4] + bytes(2) + right[-2:]]
+    return frames
+
+
 def make(seed: int, number: int) -> list[Case]:
     """So many cases, the same for the same seed; also checks that the Python model agrees with scapy on each."""
     rng = random.Random(seed)
@@ -63,6 +80,8 @@ def make(seed: int, number: int) -> list[Case]:
         if len(frame) > LONGEST:
             continue
         frames = [frame, *(mutate(rng, frame) for _ in range(VARIANTS))]
+        if rng.random() < 0.01 or not cases:
+            frames += zero_sums(rng)
         if model.inspect(frame).verdict != model.GOOD:  # scapy leaves out the checksum behind an authentication header
             frames.append(model.insert_checksums(frame))
         if rng.random() < 0.05:
