@@ -199,7 +199,7 @@ static void on_frame_done(struct stack *stack, uint32_t port, bool answered, uin
     }
     link->failures = 0u;
     link->values[link->step++] = data;
-    if (link->step == LINK_REGISTERS) {
+    if (link->step == LINK_REGISTERS || (link->values[AT_STATUS] & STATUS_LINK) == 0u) {
         link->step = 0u;
         link->due = time_ms() + POLL_MS;
         evaluate(stack, port);

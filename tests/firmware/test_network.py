@@ -225,6 +225,23 @@ def test_connections_outlive_a_link_that_goes_down(firmware):
     firmware.call(Operation.ABORT, handle=handle)
 
 
+def test_what_a_link_lost_goes_out_again_at_once(firmware):
+    """Not only after lwIP's retransmission timeout of a second."""
+    phy(firmware, FOUND)
+    firmware.command("time 200")
+    listening(firmware)
+    handle, peer = accepted(firmware)
+    firmware.write(0x100, b"lost with the link")
+    assert firmware.call(Operation.SEND, handle=handle, buffer=0x100, length=18) == 18
+    firmware.frames.clear()
+    for status in (FOUND[STATUS] & ~4, FOUND[STATUS]):
+        phy(firmware, {STATUS: status})
+        firmware.command("time 80")
+    peer.collect()
+    assert peer.received == b"lost with the link"
+    firmware.call(Operation.ABORT, handle=handle)
+
+
 def test_the_link_in_band(firmware):
     firmware.command("mac 0 " + str(0b1 | 0b10 | 1 << 2 | 1 << 4))
     firmware.command("time 5")
@@ -289,7 +306,7 @@ def test_no_other_core_touches_the_managers_page():
 # --- Acknowledgements ---
 
 
-@pytest.mark.parametrize(("connections", "burst"), [(1, 1), (1, 2), (1, 8), (2, 4), (4, 2)])
+@pytest.mark.parametrize(("connections", "burst"), [(1, 1), (1, 2), (1, 8), (2, 4), (4, 2), (6, 2)])
 def test_at_most_one_acknowledgement_for_two_segments(firmware, connections, burst):
     listening(firmware)
     opened = [accepted(firmware, 40000 + number) for number in range(connections)]
