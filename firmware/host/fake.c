@@ -269,11 +269,15 @@ uint32_t fake_mac_control(uint32_t port)
 
 static void mdio(uint32_t port, uint32_t value)
 {
-    const struct phy *phy = &fake.phys[port][TS_GET(value, TS_MAC_MDIO_PHY)];
+    struct phy *phy = &fake.phys[port][TS_GET(value, TS_MAC_MDIO_PHY)];
     uint32_t result = TS_MAC_MDIO_RESULT_BUSY_MASK;
     if (TS_GET(value, TS_MAC_MDIO_READ) != 0u) {
         result |= phy->there ? phy->registers[TS_GET(value, TS_MAC_MDIO_REGISTER)]
                              : (0xFFFFu | TS_MAC_MDIO_RESULT_ERROR_MASK);
+    } else if (phy->there) {
+        uint32_t number = TS_GET(value, TS_MAC_MDIO_REGISTER), data = TS_GET(value, TS_MAC_MDIO_DATA);
+        printf("mdio %u %u %u\n", port, number, data);
+        phy->registers[number] = (uint16_t)(number == 0u ? data & ~0x200u : data); /* restart clears itself */
     }
     fake.mdio_result[port] = result;
 }

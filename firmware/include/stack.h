@@ -17,6 +17,8 @@ struct link {
     bool up, full;
     uint8_t speed;    /* as mac.control.speed */
     bool found, busy; /* a PHY; a management frame is on its way */
+    bool advertised;  /* the PHY advertises what the MAC can do */
+    uint8_t writes;   /* management frames to send for that */
     uint8_t phy, step, waited, failures;
     uint16_t values[LINK_REGISTERS];
     uint32_t due;

@@ -22,6 +22,7 @@ enum { CONTROL = 0, STATUS = 1, ADVERTISED = 4, PARTNER = 5, GIGABIT_CONTROL = 9
 #define CONTROL_SPEED_HIGH 0x0040u
 #define CONTROL_NEGOTIATE  0x1000u
 #define CONTROL_FULL       0x0100u
+#define CONTROL_RESTART    0x0200u
 #define STATUS_LINK        0x0004u
 #define STATUS_NEGOTIATED  0x0020u
 #define ABILITY_10         0x0020u
@@ -163,6 +164,22 @@ static void evaluate(struct stack *stack, uint32_t port)
     set_link(stack, port, true, speed, full);
 }
 
+/* Once for each PHY: the MAC knows full duplex only, and pause. Negotiation starts again if that is news to the PHY. */
+static void advertise(struct link *link)
+{
+    uint16_t *values = link->values;
+    uint32_t mine = (values[AT_ADVERTISED] & ~(ABILITY_10 | ABILITY_100)) | ABILITY_PAUSE;
+    uint32_t gigabit = values[AT_GIGABIT_CONTROL] & ~CONTROL_1000;
+    link->advertised = true;
+    if ((values[AT_CONTROL] & CONTROL_NEGOTIATE) != 0u &&
+        (values[AT_ADVERTISED] != mine || values[AT_GIGABIT_CONTROL] != gigabit)) {
+        values[AT_ADVERTISED] = (uint16_t)mine;
+        values[AT_GIGABIT_CONTROL] = (uint16_t)gigabit;
+        values[AT_CONTROL] |= CONTROL_RESTART;
+        link->writes = 3u;
+    }
+}
+
 /* --- Management frames --- */
 
 static void start_scan(struct link *link, uint32_t delay)
@@ -171,6 +188,8 @@ static void start_scan(struct link *link, uint32_t delay)
     link->phy = 0u;
     link->step = 0u;
     link->failures = 0u;
+    link->advertised = false;
+    link->writes = 0u;
     link->due = time_ms() + delay;
 }
 
@@ -198,12 +217,38 @@ static void on_frame_done(struct stack *stack, uint32_t port, bool answered, uin
         return;
     }
     link->failures = 0u;
+    if (link->writes != 0u) {
+        link->writes--;
+        return;
+    }
     link->values[link->step++] = data;
-    if (link->step == LINK_REGISTERS || (link->values[AT_STATUS] & STATUS_LINK) == 0u) {
+    if (link->step == LINK_REGISTERS || (link->advertised && (link->values[AT_STATUS] & STATUS_LINK) == 0u)) {
         link->step = 0u;
         link->due = time_ms() + POLL_MS;
-        evaluate(stack, port);
+        if (!link->advertised) {
+            advertise(link);
+        }
+        if (link->writes == 0u) {
+            evaluate(stack, port);
+        } else {
+            link->due = time_ms();
+        }
     }
+}
+
+static void start_frame(const struct link *link, uint32_t port)
+{
+    static const uint8_t written[] = {AT_CONTROL, AT_GIGABIT_CONTROL,
+                                      AT_ADVERTISED}; /* the last goes first */
+    uint32_t frame = TS_PUT(TS_MAC_MDIO_PHY, link->phy);
+    if (link->writes != 0u) {
+        uint32_t at = written[link->writes - 1u];
+        frame |= TS_PUT(TS_MAC_MDIO_REGISTER, sequence[at]) | TS_PUT(TS_MAC_MDIO_DATA, link->values[at]);
+    } else {
+        frame |= TS_PUT(TS_MAC_MDIO_READ, 1u) |
+                 TS_PUT(TS_MAC_MDIO_REGISTER, link->found ? sequence[link->step] : STATUS);
+    }
+    mmio_write(TS_MAC_MDIO(port), frame);
 }
 
 static void poll_port(struct stack *stack, uint32_t port)
@@ -228,9 +273,7 @@ static void poll_port(struct stack *stack, uint32_t port)
     if ((int32_t)(time_ms() - link->due) >= 0) {
         link->busy = true;
         link->waited = 0u;
-        mmio_write(TS_MAC_MDIO(port),
-                   TS_PUT(TS_MAC_MDIO_READ, 1u) | TS_PUT(TS_MAC_MDIO_PHY, link->phy) |
-                       TS_PUT(TS_MAC_MDIO_REGISTER, link->found ? sequence[link->step] : STATUS));
+        start_frame(link, port);
     }
 }
 

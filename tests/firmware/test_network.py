@@ -137,10 +137,10 @@ def phy(firmware: Firmware, registers: dict[int, int], *, address: int = 3, port
         firmware.command(f"phy {port} {address} {number} {value}")
 
 
-FOUND = {  # auto-negotiation on; all of 10/100 in both duplex modes, pause; 1000BASE-T full duplex
+FOUND = {  # auto-negotiation on; 10/100 in full duplex, pause; 1000BASE-T full duplex; the partner both duplex modes
     CONTROL: 0x1140,
     STATUS: 0x796D,
-    ADVERTISED: 0x05E1,
+    ADVERTISED: 0x0541,
     PARTNER: 0xC5E1,
     GIGABIT_CONTROL: 0x0200,
     GIGABIT_STATUS: 0x3800,
@@ -166,9 +166,9 @@ def test_without_a_phy_the_link_is_up(firmware):
         ({GIGABIT_CONTROL: 0}, 1, 0b11),
         ({GIGABIT_STATUS: 0, PARTNER: 0x4061}, 0, 0b00),
         ({GIGABIT_STATUS: 0, PARTNER: 0x4101}, 1, 0b00),
-        ({ADVERTISED: 0x0DE1, PARTNER: 0xC9E1}, 2, 0b01),  # table 28B-3: obey only
-        ({ADVERTISED: 0x09E1, PARTNER: 0xCDE1}, 2, 0b10),  # send only
-        ({ADVERTISED: 0x09E1, PARTNER: 0xC9E1}, 2, 0b00),
+        ({ADVERTISED: 0x0D41, PARTNER: 0xC9E1}, 2, 0b01),  # table 28B-3: obey only
+        ({PARTNER: 0xC9E1}, 2, 0b00),
+        ({PARTNER: 0xC1E1}, 2, 0b00),
         ({CONTROL: 0x2100, STATUS: 0x794D}, 1, 0b00),  # fixed 100 Mb/s
         ({CONTROL: 0x0140, STATUS: 0x794D}, 2, 0b00),
         ({CONTROL: 0x0100, STATUS: 0x794D}, 0, 0b00),
@@ -179,6 +179,25 @@ def test_the_mac_follows_the_negotiated_link(firmware, registers, speed, pause, 
     phy(firmware, FOUND | registers, address=address)
     firmware.command("time 2500")
     assert firmware.state()["link"] == 1 and mac_control(firmware) == (speed, pause)
+
+
+def test_a_phy_advertises_what_the_mac_can_do(firmware):
+    phy(firmware, FOUND | {ADVERTISED: 0x01E1, GIGABIT_CONTROL: 0x0300}, address=1)
+    firmware.command("time 2500")
+    assert firmware.mdio == [(0, ADVERTISED, 0x0541), (0, GIGABIT_CONTROL, 0x0200), (0, CONTROL, 0x1340)]
+    assert firmware.state()["link"] == 1 and mac_control(firmware) == (2, 0b11)
+    firmware.mdio.clear()
+    firmware.command("time 1000")
+    assert not firmware.mdio, "once"
+
+
+def test_a_phy_that_needs_no_change_is_not_disturbed(firmware):
+    for registers in (FOUND, FOUND | {CONTROL: 0x2100, ADVERTISED: 0x01E1}):
+        firmware.command("nophy 0")
+        firmware.command("time 2500")
+        phy(firmware, registers)
+        firmware.command("time 2500")
+        assert not firmware.mdio
 
 
 def test_a_phy_that_comes_late_goes_and_comes_again(firmware):
