@@ -1,5 +1,7 @@
 """Stream realigner: pieces of words at any byte alignment become contiguous words."""
 
+from types import SimpleNamespace
+
 from amaranth import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -49,17 +51,30 @@ class BytePacker(wiring.Component):
                 "start": In(2),
             }
         )
+        # Here, not in elaborate(), so that proofs can see them.
+        self._inside = SimpleNamespace(
+            held=Array(Signal(8, name=f"held{lane}") for lane in range(3)),  # bytes that wait for a whole word
+            fill=Signal(2),  # lanes of held in use
+            start=Signal(2),  # lanes before the packet's start, until the first word has left
+            inside=Signal(),  # a packet has begun
+            flush=Signal(),  # held is the rest of a packet that has ended
+        )
+
+    # The decisions that the proofs are about; tests override them with wrong ones.
+
+    def _can_move(self) -> Value:
+        return ~self.o.valid | self.o.ready
+
+    def _rests(self, total: Value) -> Value:
+        """The packet's last input word leaves bytes for one more output word."""
+        return total > 4
 
     def elaborate(self, platform):
         m = Module()
         word = self.i.payload
         out = self.o.payload
-
-        held = Array(Signal(8, name=f"held{lane}") for lane in range(3))  # bytes that wait for a whole word
-        fill = Signal(2)  # lanes of held in use
-        start = Signal(2)  # lanes before the packet's start, until the first word has left
-        inside = Signal()  # a packet has begun
-        flush = Signal()  # held is the rest of a packet that has ended
+        held, fill, start = self._inside.held, self._inside.fill, self._inside.start
+        inside, flush = self._inside.inside, self._inside.flush
         lanes_used = Signal(2)
         lanes_before = Signal(2)
         with m.If(inside):
@@ -89,7 +104,7 @@ class BytePacker(wiring.Component):
         for lane in range(3):
             m.d.comb += over[lane].eq(Mux(lane + 4 < total, turned[lane], 0))
 
-        can_move = ~self.o.valid | self.o.ready
+        can_move = self._can_move()
         m.d.comb += self.i.ready.eq(can_move & ~flush)
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
@@ -112,14 +127,14 @@ class BytePacker(wiring.Component):
                     out.data.eq(Cat(*whole)),
                     out.count.eq(Mux(filled, 4, total)),
                     out.mask.eq(Cat((lane >= lanes_before) & (lane < total) for lane in range(4))),
-                    out.last.eq(word.last & (total <= 4)),
+                    out.last.eq(word.last & ~self._rests(total)),
                 ]
             for lane in range(3):
                 m.d.sync += held[lane].eq(Mux(filled, over[lane], whole[lane]))
             m.d.sync += [
                 fill.eq(total[:2]),
                 start.eq(Mux(filled, 0, lanes_before)),
-                inside.eq(~word.last | (total > 4)),
-                flush.eq(word.last & (total > 4)),
+                inside.eq(~word.last | self._rests(total)),
+                flush.eq(word.last & self._rests(total)),
             ]
         return m

@@ -228,15 +228,14 @@ class TxEngine(wiring.Component):
 
         # --- The sequence ---
         ring, ring_index = Signal(20), Signal(15)
-        run = Signal(TxRun)
+        offset, length = Signal(LOCAL_BITS), Signal(16)  # of the run that is asked for
         step = Signal(range(len(COMMAND_RUNS)))
         list_end = Signal(REGION_LSB + 1)
         hop, hop_bad = Signal(22), Signal()
         job = link.job
         m.d.comb += [
-            fetch.command.payload.eq(run),
-            run.core.eq(core),
-            run.region.eq(Region.DATA),
+            # In the order of TxRun: a read from data RAM, not marked as last.
+            fetch.command.payload.as_value().eq(Cat(core | C(0, 2), C(Region.DATA.value, 2), offset, length)),
             job.core.eq(core),
             job.status.eq(status),
             job.is_outside.eq(received == 0),
@@ -294,7 +293,7 @@ class TxEngine(wiring.Component):
                 with m.Switch(step):
                     for index, (first, words) in enumerate(COMMAND_RUNS):
                         with m.Case(index):
-                            m.d.comb += [run.offset.eq(place + first * WORD_BYTES), run.length.eq(words * WORD_BYTES)]
+                            m.d.comb += [offset.eq(place + first * WORD_BYTES), length.eq(words * WORD_BYTES)]
                 with m.If((place > config.data_bytes - TX_COMMAND.size_bytes) | (place[:2] != 0)):
                     refuse(TxStatus.BAD_GATHER)
                 with m.Else():
@@ -332,8 +331,8 @@ class TxEngine(wiring.Component):
 
             with state("Fetch List"):
                 m.d.comb += [
-                    run.offset.eq(gather_address),
-                    run.length.eq(gather_count * GATHER_ENTRY.size_bytes),
+                    offset.eq(gather_address),
+                    length.eq(gather_count * GATHER_ENTRY.size_bytes),
                 ]
                 with m.If(
                     (list_end > config.data_bytes)
@@ -351,8 +350,8 @@ class TxEngine(wiring.Component):
             with state("Fetch Next Hop"):
                 m.d.comb += [
                     fetch.command.valid.eq(1),
-                    run.offset.eq(hop + NEXT_HOP["length"].word * WORD_BYTES),
-                    run.length.eq(WORD_BYTES),
+                    offset.eq(hop + NEXT_HOP["length"].word * WORD_BYTES),
+                    length.eq(WORD_BYTES),
                 ]
                 with m.If(fetch.command.ready):
                     m.next = "Receive List"

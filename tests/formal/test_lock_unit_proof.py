@@ -3,8 +3,9 @@
 For any one lock (the solver chooses which), any behaviour of two cores and their resets:
 
 - safety (by induction, for ever): the owner map always equals a ledger kept from the answers: so no two cores own the
-  lock, nobody but the owner releases it, and a release or a reset of the owner is never lost;
-- service (bounded, small parameters): while the other core gives the lock back within HOLD cycles each time, a core that
+  lock, nobody but the owner releases it, and a release or a reset of the owner is never lost: one cycle after the reset of a
+  core has begun it owns nothing, and while it lasts it gets nothing;
+- service (bounded to ``SERVICE_DEPTH`` cycles, small parameters): while the other core gives the lock back within HOLD cycles each time, a core that
   tries again at least every RETRY cycles gets it within BOUND cycles.
 """
 
@@ -94,6 +95,14 @@ class Proof(Elaboratable):
             with m.If((ledger == core) & unit.core_reset[core]):
                 m.d.sync += ledger.eq(NOBODY)
 
+        for core in range(CORES):
+            was_reset = Signal(name=f"was_reset{core}")
+            m.d.sync += was_reset.eq(unit.core_reset[core])
+            with m.If(was_reset):
+                m.d.comb += Assert(owner != core)
+            with m.If(unit.core_reset[core]):
+                m.d.comb += Assert(~got[core])
+
         held_before = Signal()
         with m.If(ledger == 0):
             m.d.sync += held_before.eq(1)
@@ -104,7 +113,10 @@ class Proof(Elaboratable):
             Cover((ledger == NOBODY) & takes[0] & ~got[0] & ~takes[1]),
         ]
         if not self.service:
-            m.d.comb += Cover((ledger == 1) & unit.core_reset[1])
+            lost = Signal()  # core 1 owned it and was reset
+            with m.If((ledger == 1) & unit.core_reset[1]):
+                m.d.sync += lost.eq(1)
+            m.d.comb += [Cover((ledger == 1) & unit.core_reset[1]), Cover(lost & (ledger == 0)), Cover(lost & got[1])]
         else:
             self._bounded_service(m, ledger, takes, releases, got)
         return m
@@ -148,7 +160,18 @@ def test_interesting_situations_are_reachable():
     assert check(LockUnit, "cover", SERVICE_DEPTH, "cover_service", service=True) == "PASS"
 
 
-@pytest.mark.parametrize("wrong", [AlwaysGrants, GrantsBoth, ObeysStrangers, LosesReleases])
+class KeepsLocksOverReset(LockUnit):
+    """Does not see that a core is reset."""
+
+    def elaborate(self, platform):
+        resets, self.core_reset = self.core_reset, Const(0, CORES)
+        try:
+            return super().elaborate(platform)
+        finally:
+            self.core_reset = resets
+
+
+@pytest.mark.parametrize("wrong", [AlwaysGrants, GrantsBoth, ObeysStrangers, LosesReleases, KeepsLocksOverReset])
 def test_wrong_unit_fails_the_safety_proof(wrong):
     assert check(wrong, "bmc", 6, f"wrong_{wrong.__name__}") == "FAIL"
 

@@ -2,7 +2,8 @@
 
 The solver picks any one message of one direction when it is accepted. It must come out whole after exactly those that were
 accepted before it: for every message at once that is order, no loss and no duplication. By induction, so for ever; any
-behaviour of both cores and any resets. Besides, a waiting message is shown within ``SHOWN_WITHIN`` cycles.
+behaviour of both cores and any resets. No half message: all 128 bits are compared, and what is shown stays, with its sender,
+until it is popped or taken back by a reset; a message that the reset of either core takes back does not come out. Besides, a waiting message is shown within ``SHOWN_WITHIN`` cycles.
 """
 
 import pytest
@@ -64,6 +65,17 @@ class WrongStore(Observed):
             reader.en.eq(pair.read != 3 if self.fault == "repeats" else 1),
             pair.head.eq(reader.data),
         ]
+
+
+class Tears(Observed):
+    """Lets a new message's first word through to what is shown."""
+
+    def _present(self, m, core):
+        super()._present(m, core)
+        pair = self._pairs[self.watched]
+        if core == pair.receiver:
+            with m.If(pair.push):
+                m.d.sync += self._readers[core].words[:32].eq(self.ports[pair.sender].send_words)
 
 
 class Drops(WrongStore):
@@ -128,6 +140,18 @@ class Proof(Elaboratable):
         with m.If(picked & (ahead == 0) & receiver.available):
             m.d.comb += Assert(receiver.words == message)
 
+        # What is shown stays as it is until it is popped; the FIFOs' stream rule.
+        held = Signal()
+        held_words = Signal(MESSAGE_BITS)
+        m.d.sync += [held.eq(receiver.available & ~popped & ~cleared), held_words.eq(receiver.words)]
+        with m.If(held):
+            m.d.comb += [Assert(receiver.available), Assert(receiver.words == held_words)]
+        # Both directions are cleared together: nothing of a core in reset is shown once the reset is seen.
+        was_cleared = Signal()
+        m.d.sync += was_cleared.eq(cleared)
+        with m.If(was_cleared):
+            m.d.comb += [Assert(~receiver.available), Assert(outstanding == 0), Assert(~picked)]
+
         # A waiting message is shown.
         waited = Signal(range(SHOWN_WITHIN + 3))
         m.d.sync += waited.eq(Mux((outstanding != 0) & ~receiver.available & ~cleared, waited + 1, 0))
@@ -144,6 +168,8 @@ class Proof(Elaboratable):
             Cover(done & was_full & (outstanding == 0)),
             Cover(cleared & picked & receiver.available),
             Cover((reader.hold_off != 0) & sent),
+            Cover(held & picked & (receiver.words[:32] != receiver.words[96:])),
+            Cover(was_cleared & was_full),
         ]
         return m
 
@@ -190,6 +216,6 @@ def test_interesting_situations_are_reachable():
     assert check(Observed, "cover", 24, "cover") == "PASS"
 
 
-@pytest.mark.parametrize("wrong", [NeverFull, SaysFullTooEarly, Drops, Overtakes, Repeats])
+@pytest.mark.parametrize("wrong", [NeverFull, SaysFullTooEarly, Tears, Drops, Overtakes, Repeats])
 def test_wrong_fifo_fails(wrong):
     assert check(wrong, "bmc", 20, f"wrong_{wrong.__name__}") == "FAIL"
