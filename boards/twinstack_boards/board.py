@@ -108,7 +108,14 @@ class BoardTop(Elaboratable):
             # At the pin: the net behind its buffer loses its name in synthesis, and with it the constraint.
             platform.add_clock_constraint(pins.rx_clk.io, TX_HZ)
             wiring.connect(m, getattr(engine, f"port{index}"), port.gmii)
-            m.d.comb += [pins.rst.o.eq(clocks.reset), pins.mdc.o.eq(0), pins.mdio.oe.eq(0)]
+            mdio = getattr(engine, f"mdio{index}")
+            m.d.comb += [
+                pins.rst.o.eq(clocks.reset),
+                pins.mdc.o.eq(mdio.mdc),
+                pins.mdio.o.eq(mdio.mdio_o),
+                pins.mdio.oe.eq(mdio.mdio_oe),
+                mdio.mdio_i.eq(pins.mdio.i),
+            ]
         m.submodules.host_memory = memory = HostMemory(board.host_memory_bytes)
         m.submodules.serial = serial = HostShiftPort()
         wiring.connect(m, engine.host_read, memory.read)

@@ -1,4 +1,4 @@
-"""RGMII to GMII at 1 Gb/s by the ECP5's DDR registers (RGMII 2.0, section 3).
+"""RGMII pins by the ECP5's double-rate registers; what is on them is :class:`twinstack.rgmii.RgmiiFrontEnd`'s.
 
 The PHY adds the clock delays of both directions (RGMII-ID), as it does by default on the boards here; nothing is
 delayed in the FPGA.
@@ -6,16 +6,17 @@ delayed in the FPGA.
 
 from __future__ import annotations
 
-from amaranth import ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Signal, Value
+from amaranth import ClockDomain, ClockSignal, Const, Instance, Module, ResetSignal, Value
 from amaranth.lib import io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In
 
 from twinstack.interfaces import GmiiPins
+from twinstack.rgmii import RgmiiFrontEnd
 
 
 class RgmiiPort(wiring.Component):
-    """One RGMII port; creates the domains ``rx0`` (clock from the PHY) and ``tx0`` (the 125 MHz clock given).
+    """One RGMII port, 10, 100 and 1000 Mb/s; creates the domains ``rx0`` (clock from the PHY) and ``tx0`` (the clock given).
 
     Parameters
     ----------
@@ -48,26 +49,19 @@ class RgmiiPort(wiring.Component):
         ]
         m.submodules.rx_reset = ResetSynchronizer(self._tx_reset, domain=rx)
 
-        def output(pin: Value, rising: Value, falling: Value) -> Instance:
-            return Instance("ODDRX1F", i_SCLK=ClockSignal(tx), i_RST=Const(0), i_D0=rising, i_D1=falling, o_Q=pin)
+        def output(pin: Value, first: Value, second: Value) -> Instance:
+            return Instance("ODDRX1F", i_SCLK=ClockSignal(tx), i_RST=Const(0), i_D0=first, i_D1=second, o_Q=pin)
 
-        def input_(pin: Value, rising: Value, falling: Value) -> Instance:
-            return Instance("IDDRX1F", i_SCLK=ClockSignal(rx), i_RST=Const(0), i_D=pin, o_Q0=rising, o_Q1=falling)
+        def input_(pin: Value, first: Value, second: Value) -> Instance:
+            return Instance("IDDRX1F", i_SCLK=ClockSignal(rx), i_RST=Const(0), i_D=pin, o_Q0=first, o_Q1=second)
 
-        m.submodules.tx_clk = output(self._pins.tx_clk.o, Const(1), Const(0))
-        m.submodules.tx_ctrl = output(self._pins.tx_ctrl.o, self.gmii.tx_en, self.gmii.tx_en ^ self.gmii.tx_er)
-        control = Signal(2)
-        m.submodules.rx_ctrl = input_(self._pins.rx_ctrl.i, control[0], control[1])
-        received = Signal(8)
+        m.submodules.front_end = front_end = RgmiiFrontEnd(rx_domain=rx, tx_domain=tx)
+        wiring.connect(m, wiring.flipped(self.gmii), front_end.gmii)
+        pairs = front_end.pairs
+        m.submodules.tx_clk = output(self._pins.tx_clk.o, pairs.tx_clk[0], pairs.tx_clk[1])
+        m.submodules.tx_ctrl = output(self._pins.tx_ctrl.o, pairs.tx_ctl[0], pairs.tx_ctl[1])
+        m.submodules.rx_ctrl = input_(self._pins.rx_ctrl.i, pairs.rx_ctl[0], pairs.rx_ctl[1])
         for bit in range(4):
-            m.submodules[f"tx_data{bit}"] = output(
-                self._pins.tx_data.o[bit], self.gmii.txd[bit], self.gmii.txd[bit + 4]
-            )
-            m.submodules[f"rx_data{bit}"] = input_(self._pins.rx_data.i[bit], received[bit], received[bit + 4])
-        # One more register: the DDR cells sit at the pins, the MAC does not.
-        m.d[rx] += [
-            self.gmii.rxd.eq(received),
-            self.gmii.rx_dv.eq(control[0]),
-            self.gmii.rx_er.eq(control[0] ^ control[1]),
-        ]
+            m.submodules[f"tx_data{bit}"] = output(self._pins.tx_data.o[bit], pairs.tx_first[bit], pairs.tx_second[bit])
+            m.submodules[f"rx_data{bit}"] = input_(self._pins.rx_data.i[bit], pairs.rx_first[bit], pairs.rx_second[bit])
         return m

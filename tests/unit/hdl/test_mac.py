@@ -155,6 +155,42 @@ async def filter_addresses(dut):
 
 
 @cocotb.test(timeout_time=4000, timeout_unit="us")
+async def multicast_hash(dut):
+    """One bit admits exactly the group addresses whose hash it is, by zlib's CRC-32, and no others."""
+    bench = Bench(dut)
+    await bench.start()
+
+    def hash_of(address):
+        return (zlib.crc32(address) ^ 0xFFFFFFFF) >> 26
+
+    mdns, solicited = bytes.fromhex("01005e0000fb"), bytes.fromhex("3333ff123456")
+    groups = [GROUP, mdns, solicited] + [
+        bytes([bench.rng.randrange(128) * 2 + 1]) + bench.rng.randbytes(5) for _ in range(45)
+    ]
+    for mask in (
+        0,
+        1 << hash_of(GROUP),
+        1 << hash_of(mdns) | 1 << hash_of(solicited),
+        bench.rng.getrandbits(64),
+        2**64 - 1,
+    ):
+        dut.multicast.value = mask
+        await bench.sync_cycles(10)
+        accepted = []
+        # Addresses of single stations never go by the hash.
+        for destination in [*groups, OTHER, bytes([GROUP[0] ^ 1]) + GROUP[1:], ADDRESS]:
+            frame = bench.frame(60, destination)
+            wanted = destination == ADDRESS or (destination[0] & 1 and mask >> hash_of(destination) & 1)
+            bench.put(frame, counted=["rx_frames" if wanted else "rx_filtered"])
+            if wanted:
+                accepted.append((frame, 0))
+        await bench.drained()
+        assert bench.received == accepted
+        bench.received.clear()
+    bench.check_counters()
+
+
+@cocotb.test(timeout_time=4000, timeout_unit="us")
 async def receive_with_back_pressure(dut):
     """A short stall loses nothing; a long one loses whole frames, each counted, and no boundary."""
     bench = Bench(dut)

@@ -1,62 +1,12 @@
 """The MAC at MII, 10 and 100 Mb/s, against cocotbext-eth's MiiPhy models; changes of speed and clocks that stop."""
 
 import cocotb
-from cocotb.triggers import FallingEdge, RisingEdge, Timer
+from cocotb.triggers import Timer
 
 from support.mac_bench import PREAMBLE, Bench, with_fcs
+from support.mac_pin_benches import MII_PS, MiiBench
 
-MII_PS = {1: 40000, 0: 400000}
 LENGTHS = [1, 14, 59, 60, 61, 62, 63, 64, 65, 100, 301, 1513, 1514]
-
-
-class MiiBench(Bench):
-    """As the GMII bench, with nibbles."""
-
-    def __init__(self, dut, speed=1):
-        super().__init__(dut, MII_PS[speed], MII_PS[speed], speed=speed)
-
-    def make_models(self):
-        from cocotbext.eth import MiiSink, MiiSource
-
-        dut = self.dut
-        self.source = MiiSource(dut.mii_rxd, dut.mii_rx_er, dut.mii_rx_dv, dut.rx_clk)
-        self.sink = MiiSink(dut.mii_txd, dut.mii_tx_er, dut.mii_tx_en, dut.tx_clk)
-        self.source.ifg = 24  # it counts nibbles
-        cocotb.start_soon(self._watch_pins())
-
-    async def _watch_pins(self):
-        dut = self.dut
-        idle, nibbles, begun = 0, [], False
-        while True:
-            await FallingEdge(dut.tx_clk)
-            if dut.mii_tx_en.value:
-                nibbles.append(int(dut.mii_txd.value))
-            elif nibbles:
-                assert len(nibbles) % 2 == 0 and (idle % 2 == 0 or not begun)
-                begun = True
-                pairs = zip(nibbles[::2], nibbles[1::2], strict=True)
-                self.pin_frames.append((idle // 2, bytes(low | high << 4 for low, high in pairs)))
-                idle, nibbles = 1, []
-            else:
-                idle += 1
-
-    async def next_sent(self):
-        sent = await self.sink.recv()
-        idle, data = self.pin_frames.pop(0)
-        assert data.startswith(PREAMBLE) and bytes(sent.get_payload(strip_fcs=False)) == data[8:]
-        assert len(self.pin_frames) == 0 or idle >= 12
-        return sent, idle
-
-    async def nibbles(self, values):
-        """Put nibbles on the pins by hand."""
-        dut = self.dut
-        for value in values:
-            await RisingEdge(dut.rx_clk)
-            dut.mii_rxd.value = value
-            dut.mii_rx_dv.value = 1
-        await RisingEdge(dut.rx_clk)
-        dut.mii_rx_dv.value = 0
-        await RisingEdge(dut.rx_clk)
 
 
 def nibbles_of(data):
