@@ -30,8 +30,8 @@ int boot_check(void)
         return -E_INVAL;
     }
     uint32_t buffers = mmio_read(TS_CORE_RX_BUFFERS);
-    if (buffers != 0u && (TS_GET(buffers, TS_CORE_RX_BUFFERS_LARGE) != RX_LARGE ||
-                          TS_GET(buffers, TS_CORE_RX_BUFFERS_SMALL) != RX_SMALL)) {
+    if (TS_GET(buffers, TS_CORE_RX_BUFFERS_LARGE) != RX_LARGE ||
+        TS_GET(buffers, TS_CORE_RX_BUFFERS_SMALL) != RX_SMALL) {
         console_printf("core %u: RX buffers %08x are not those the firmware was built for: stopped\n",
                        core_number(), buffers);
         return -E_INVAL;

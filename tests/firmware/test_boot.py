@@ -58,6 +58,7 @@ class Core:
             core(registers.CORE, "abi"): abi,
             core(registers.CORE, "identity"): 2 << 4 | CONFIG.ports << 8 | 1 << 16,
             core(registers.CORE, "memory"): kib,
+            core(registers.CORE, "rx_buffers"): CONFIG.rx_large_buffers | CONFIG.rx_small_buffers << 8,
             core(registers.LOCK, "lock"): 3 << 30,
         }
         self.console_data = core(registers.CONSOLE, "data")
@@ -179,6 +180,13 @@ def test_image_refuses_another_abi():
     core.run(lambda core: core.console.endswith("stopped\ncore 0: stopped\n"))
     assert f"hardware ABI 7, firmware ABI {ABI_VERSION}" in core.console
     assert core.registers[core.ready] == ABI_VERSION
+
+
+def test_image_refuses_other_buffers():
+    core = Core((BUILD / "sockets" / "firmware.img").read_bytes())
+    core.registers[CSR_CORE_BASE + registers.register_offset(registers.CORE, "rx_buffers")] += 1
+    core.run(lambda core: core.console.endswith("stopped\ncore 0: stopped\n"))
+    assert "not those the firmware was built for" in core.console
 
 
 class EchoCore(Core):
