@@ -29,7 +29,7 @@ class BufferPool(wiring.Component):
         One that is not out changes nothing.
     freed : ``Out(1)``
         In the same cycle: ``free_index`` was out and is taken back. Never with ``reset_pool``.
-    available : ``Out(16)``
+    available : ``Out(range(count + 1))``
         Buffers that are not out.
     reset_pool : ``In(1)``
         Takes every buffer back. While it is high nothing is offered.
@@ -57,7 +57,7 @@ class BufferPool(wiring.Component):
                 "free_valid": In(1),
                 "free_index": In(range(count)),
                 "freed": Out(1),
-                "available": Out(16, init=count),
+                "available": Out(range(count + 1), init=count),
                 "reset_pool": In(1),
             }
         )

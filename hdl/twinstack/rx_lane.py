@@ -167,9 +167,11 @@ class RxLane(wiring.Component):
         # cycle after START, when the frame's first word is written at the earliest.
         descriptor_address = Signal(self._port.address_width)
         ring = Mux(to_flow_ring, self.ring, self.other_ring)
-        ring_log2 = Mux(to_flow_ring, self.ring_log2, self.other_ring_log2)
-        producer = Mux(to_flow_ring, self.producer, self.other_producer)
-        ring_index = producer & ((1 << ring_log2) - 1)
+        ring_log2 = Signal(4)
+        m.d.comb += ring_log2.eq(Mux(to_flow_ring, self.ring_log2, self.other_ring_log2))
+        producer = Signal(16)
+        m.d.comb += producer.eq(Mux(to_flow_ring, self.producer, self.other_producer))
+        ring_index = Cat(bit & (ring_log2 > place) for place, bit in enumerate(producer))
         m.d.sync += descriptor_address.eq(ring[2:] + (ring_index << DESCRIPTOR_ADDRESS_BITS))
 
         start = FrameStart(entries.o.data[: FrameStart.as_shape().size])

@@ -102,7 +102,8 @@ class RxPools(wiring.Component):
         self._chose_flow = Signal()
         self._chose_small = Signal()
         self._returned = Signal()
-        self._returned_index = Signal(16)
+        self._returned_index = Signal(range(large + small))
+        self._returned_exists = Signal()
         self._pools = [BufferPool(large)] + ([BufferPool(small)] if small else [])
 
     # Small decisions, each a method so that the proofs can be tried on accounts that take it wrongly.
@@ -111,7 +112,7 @@ class RxPools(wiring.Component):
         return held < limit
 
     def _next_held(self, held: Value, takes: Value, returns: Value) -> Value:
-        return held + takes - returns
+        return held + Mux(takes & ~returns, 1, Mux(returns & ~takes, -1, 0))
 
     def _belongs_to_flow(self, of_flow: Value) -> Value:
         return of_flow
@@ -153,13 +154,18 @@ class RxPools(wiring.Component):
 
         # --- Return ----------------------------------------------------------------------------------------------
         # A register first: the strobe comes straight from the CPU's bus.
-        returned, returned_index = self._returned, self._returned_index
-        m.d.sync += [returned.eq(self.free_valid & ~self.core_reset), returned_index.eq(self.free_index)]
-        is_mine = [returned_index < self.large]
-        m.d.comb += pools[0].free_index.eq(returned_index)
+        returned, index, exists = self._returned, self._returned_index, self._returned_exists
+        m.d.sync += [
+            returned.eq(self.free_valid & ~self.core_reset),
+            index.eq(self.free_index),
+            exists.eq(self.free_index < self.large + self.small),
+        ]
+        is_large = index < self.large
+        is_mine = [exists & is_large]
+        m.d.comb += pools[0].free_index.eq(index)
         if self.small:
-            is_mine.append((returned_index >= self.large) & (returned_index < self.large + self.small))
-            m.d.comb += pools[1].free_index.eq(returned_index - self.large)
+            is_mine.append(exists & ~is_large)
+            m.d.comb += pools[1].free_index.eq(index - self.large)
         for pool, mine in zip(pools, is_mine, strict=True):
             m.d.comb += pool.free_valid.eq(returned & mine & ~self.core_reset)
         freed = Cat(pool.freed for pool in pools)
@@ -169,7 +175,7 @@ class RxPools(wiring.Component):
         # --- Account ---------------------------------------------------------------------------------------------
         takes = [self.take & ~self._chose_small, self.take & self._chose_small]
         returns_to_flow = Signal()
-        with m.Switch(returned_index[: max(1, (len(self._of_flow) - 1).bit_length())]):
+        with m.Switch(index):
             for buffer in range(len(self._of_flow)):
                 with m.Case(buffer):
                     m.d.comb += returns_to_flow.eq(self._belongs_to_flow(self._of_flow[buffer]))

@@ -254,7 +254,8 @@ class AccountProof(Elaboratable):
         # For the induction: the unit's registers are those of the ledger.
         m.d.comb += [
             Assert(pools._returned == returned),
-            Assert(~returned | (pools._returned_index == returned_index)),
+            Assert(~returned | (pools._returned_exists == (returned_index < buffers))),
+            Assert(~returned | ~pools._returned_exists | (pools._returned_index == returned_index)),
             Assert(Cat(pool._out for pool in pools._pools) == out),
             Assert((pools._of_flow & out) == (of_flow & out)),
         ]
