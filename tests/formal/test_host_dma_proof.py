@@ -12,7 +12,8 @@ change, in both directions:
   stay until they are accepted.
 
 By induction with the invariants in ``_invariants``, so for ever; sizes of turn, burst and timeout are small, widths are the
-real ones. The wrong engines run a bounded check of ``WRONG_DEPTH`` cycles.
+real ones. One window is free and the others permit nothing; ``WindowProof`` shows, also by induction, that the check is
+exact for four free windows. The wrong engines run a bounded check of ``WRONG_DEPTH`` cycles.
 """
 
 import pytest

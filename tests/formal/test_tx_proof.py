@@ -3,13 +3,13 @@
 Byte packer, by induction, so for ever, for any pieces, gaps and back-pressure: its output is the concatenation of the pieces,
 packet by packet, word by word, with count, mask and last; valid and payload stay until ready.
 
-Frame buffer, which drives the frame outputs of the TX engine. Bounded, ``FRAME_DEPTH`` cycles from reset with a ring of ``FRAME_WORDS`` words, which wraps:
+Frame buffer, which drives the frame outputs of the TX engine. Bounded: ``FRAME_DEPTH`` cycles from reset, a ring of
+``FRAME_WORDS`` words, which wraps, and ``FREE_BITS`` free bits in each half of a word:
 
 - stream rule: valid and payload stay until ready, ``error`` is never set;
-- frames: the solver picks any word of any frame when
-  it is written. It comes out, patched, if and only if its frame is committed, after exactly the words committed
-  before it, with the right count and last; nothing else comes out; no gap within a frame; what is committed is offered
-  within 7 cycles.
+- frames: the solver picks any word of any frame when it is written. It comes out, patched, if and only if its frame is
+  committed, after exactly the words committed before it, with the right count and last; nothing else comes out; no gap
+  within a frame; what is committed is offered within 7 cycles.
 
 Gather list check, by induction: an entry that is not refused has bytes, which lie within its memory.
 """
@@ -28,7 +28,7 @@ from twinstack.tx_gather import GatherCheck
 
 FRAME_WORDS = 4
 FRAME_DEPTH = 15
-FREE_BITS = 2
+FREE_BITS = 1
 TIME_LIMIT = 400  # seconds; far more than it takes on a machine with nothing else to do
 
 

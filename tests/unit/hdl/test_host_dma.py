@@ -8,6 +8,8 @@ import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge, Timer
 
+from twinstack.models.host_dma import Transfer, Window, carry_out, verdict
+
 CORES = 2
 BANK_BYTES = 24 * 1024
 HOST_BASE = 0x4000_0000
@@ -90,13 +92,13 @@ class Bench:
 
     def copy(self, core, local, host_address, length, host, banks):
         """The reference: what the transfer does to copies of the memories."""
-        local &= ~UNCACHED
-        bank = banks[core, local & 0xFF00_0000]
-        offset, place = local & 0xFF_FFFF, host_address - HOST_BASE
-        if self.is_out:
-            host[place : place + length] = bank[offset : offset + length]
-        else:
-            bank[offset : offset + length] = host[place : place + length]
+        carry_out(
+            Transfer(local, host_address, length),
+            is_out=self.is_out,
+            banks={base: bank for (owner, base), bank in banks.items() if owner == core},
+            host=host,
+            host_base=HOST_BASE,
+        )
 
     def images(self):
         return bytearray(self.host), {key: bytearray(bank) for key, bank in self.banks.items()}
@@ -257,14 +259,16 @@ async def random_windows_match_a_model(dut):
             windows.append((base, base + bench.rng.randrange(-3, 80), bench.rng.randrange(2), bench.rng.randrange(2)))
         bench.windows(windows)
         address, length = HOST_BASE + bench.rng.randrange(200), bench.rng.randrange(1, 60)
-        permitted = any(
-            base <= address and address + length - 1 <= limit and (write if bench.is_out else read)
-            for base, limit, read, write in windows
+        status = verdict(
+            Transfer(TX_BANK, address, length),
+            is_out=bench.is_out,
+            banks={TX_BANK: BANK_BYTES},
+            windows=[Window(*window) for window in windows],
         )
         host, banks = bench.images()
         await bench.queue(0, TX_BANK, address, length, number)
-        assert await bench.completion(0) == (number, DONE if permitted else OUTSIDE_WINDOWS)
-        if permitted:
+        assert await bench.completion(0) == (number, status)
+        if status == DONE:
             bench.copy(0, TX_BANK, address, length, host, banks)
         assert (host, banks) == bench.images()
 

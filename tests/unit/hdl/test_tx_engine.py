@@ -6,7 +6,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from support.tx_bench import CONFIG, CORES, EPOCH, HEAP, LISTS, MEMORIES, PORTS, RING, Bench
+from support.tx_bench import CONFIG, CORES, EPOCH, HEAP, LISTS, MEMORIES, NEXT_HOPS, PORTS, RING, Bench
 from support.tx_frames import random_packet, with_checksums
 from twinstack.config import EngineConfig
 from twinstack.proto.descriptor import GATHER_ENTRY, TX_COMMAND, TxOpcode, TxStatus
@@ -206,6 +206,78 @@ async def ring_outside_data_ram_is_passed_over(dut):
     assert TX_COMMAND.unpack(bytes(data[at:]))["done"] and not TX_COMMAND.unpack(bytes(data[at:]))["status"]
     await bench.drained()
     assert bench.counter("refused", 0) == passed + 1
+
+
+@cocotb.test(timeout_time=3000, timeout_unit="us")
+async def random_commands_do_as_the_model_says(dut):
+    """Commands, lists and next hops with random faults; the frames' EtherType has no checksums."""
+    from twinstack.models.tx_engine import execute
+
+    bench = Bench(dut)
+    await bench.start(busy=0.1)
+    rng = bench.rng
+    seen = dict.fromkeys(TxStatus, 0)
+    for _ in range(150):
+        core = rng.choice(bench.cores)
+        hop = rng.randint(1, 4) if rng.random() < 0.5 else 0
+        header = rng.randbytes(12) + rng.choice((b"\x88\xb5", b"\x81\x00\x00\x05\x88\xb5"))
+        if hop:
+            core.next_hop(hop, header, rng.choice((None, None, None, rng.randrange(256))))
+        pieces = [b"" if hop else header, *(rng.randbytes(rng.randint(1, 90)) for _ in range(rng.randint(1, 7)))]
+        entries = [(core.place(part), len(part)) for part in pieces if part]
+        if rng.random() < 0.2:
+            number = rng.randrange(len(entries))
+            address, length = entries[number]
+            entries[number] = rng.choice(
+                (
+                    (address ^ 1 << rng.randrange(32), length),
+                    (address, 0),
+                    (address, rng.randrange(65536)),
+                    ((address & 0xFF00_0000) + rng.choice([0, 24, 48]) * 1024 - rng.randrange(100), length),
+                )
+            )
+        fields = {"opcode": rng.choice((TxOpcode.RAW, TxOpcode.GATHER, TxOpcode.GATHER)), "port": rng.choice(PORTS)}
+        if rng.random() < 0.2:
+            name = rng.choice(("opcode", "port", "gather_count", "epoch"))
+            fields[name] = rng.choice((rng.randrange(16), rng.randrange(256))) & (15 if name != "opcode" else 255)
+        entries = [(address & 0xFFFF_FFFF, length) for address, length in entries]
+        if any(address & 0x7F00_0000 == DATA_BASE and address & 0xFF_FFFF < LISTS for address, _ in entries):
+            continue  # the ring changes under it
+        list_address = DATA_BASE + LISTS + 64 * (core.producer % (1 << core.ring_log2))
+        if rng.random() < 0.05:
+            list_address ^= 1 << rng.randrange(32)
+        raw = b"".join(GATHER_ENTRY.pack({"address": address, "length": length}) for address, length in entries)
+        lists = LISTS + 64 * (core.producer % (1 << core.ring_log2))
+        core.memory["data"].bytes[lists : lists + len(raw)] = raw
+        command = {
+            "gather_count": len(entries),
+            "next_hop": hop,
+            "epoch": EPOCH,
+            "gather_address": list_address,
+        } | fields
+        memories = {base: core.memory[name].bytes for name, (base, _) in MEMORIES.items()}
+        status, frame = execute(
+            command, memories, next_hops=NEXT_HOPS, epoch=EPOCH, ports=CONFIG.ports, longest=CONFIG.max_frame_bytes
+        )
+        core.submit(entries, status=status, **command)
+        seen[status] += 1
+        if status == TxStatus.OK and is_without_checksums(frame):
+            core.expected[fields["port"]].append(frame)
+            await bench.returned(3000)
+            await bench.drained()
+        else:
+            await bench.returned(3000)
+            await bench.tick(600 if status == TxStatus.OK else 20)
+            assert status == TxStatus.OK or not any(sink.frames for sink in bench.sinks)
+            for sink in bench.sinks:
+                sink.frames.clear()
+    dut._log.info(f"{seen}")
+    assert seen[TxStatus.OK] and seen[TxStatus.BAD_GATHER]
+
+
+def is_without_checksums(frame):
+    """A fault may have put other bytes where the EtherType was."""
+    return frame[12:14] == b"\x88\xb5" or frame[12:18] == b"\x81\x00\x00\x05\x88\xb5"
 
 
 @cocotb.test(timeout_time=3000, timeout_unit="us")
