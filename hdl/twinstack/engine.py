@@ -182,7 +182,13 @@ class Engine(wiring.Component):
         self._connect_host(m, host_page, manager_page, manager_arbiter, tiles, dispatcher, rx_dma, queue)
         self._connect_boot(m, host_page, tiles)
         self._connect_resets(
-            m, host_page, tiles, dispatcher, (rx_dma, tx_engine, queue), (dma_in, dma_out, locks, messages)
+            m,
+            host_page,
+            tiles,
+            dispatcher,
+            (rx_dma, tx_engine, queue),
+            (dma_in, dma_out, locks, messages),
+            (dma_in, dma_out),
         )
         self._connect_windows(m, host_page, (dma_in, dma_out))
         return m
@@ -384,7 +390,7 @@ class Engine(wiring.Component):
                     connect(m, sharer, slot)
                 connect(m, arbiter.ram, port)
 
-    def _connect_resets(self, m, page, tiles, dispatcher, with_epochs, without_epochs):
+    def _connect_resets(self, m, page, tiles, dispatcher, with_epochs, without_epochs, dmas):
         """Core resets and epochs, identity, time."""
         config = self.config
         regs = page.block("engine")
@@ -398,7 +404,11 @@ class Engine(wiring.Component):
         alive = Signal(config.cores)
         # The register comes up holding all cores; a bitstream with firmware lets them go at once.
         m.d.comb += [reset_field.load.eq(starting), reset_field.load_data.eq(0)]
-        m.d.sync += [starting.eq(0), reset_cores.eq(reset_field.data)]
+        m.d.sync += starting.eq(0)
+        # A core stays in reset until its DMA accesses in flight have ended: no write comes after it.
+        for c in range(config.cores):
+            busy = Cat(dma.core_busy[c] for dma in dmas).any()
+            m.d.sync += reset_cores[c].eq(reset_field.data[c] | (reset_cores[c] & busy))
         m.d.sync += [cycles.eq(cycles + 1), milliseconds.eq(milliseconds + self.tick)]
         with m.If(regs.field("cycles_low").r_stb):
             m.d.sync += cycles_latched.eq(cycles[32:])
