@@ -224,6 +224,8 @@ class FlowTable(wiring.Component):
         m.d.comb += [
             key_read.addr.eq(Cat(beat, index)),
             key_read.en.eq(has_index),
+            key_write.addr.eq(Cat(compare_beat, index)),
+            key_write.data.eq(expected),  # one choice among the beats for both
             equal.eq(parts.all() & (decide_first | equal_before)),
             found.eq(decide_valid & decide_last & equal & self._is_alive(owner_read.data.core)),
         ]
@@ -322,6 +324,7 @@ class FlowTable(wiring.Component):
                     with m.If(~is_insert):
                         m.d.sync += self.result.status.eq(FlowStatus.NOT_FOUND)
                     with m.Elif(free.valid):
+                        m.d.sync += compare_beat.eq(0)
                         m.next = "Insert"
                     with m.Else():
                         m.d.sync += self.result.status.eq(FlowStatus.FULL)
@@ -330,8 +333,6 @@ class FlowTable(wiring.Component):
             with m.State("Insert"):
                 m.d.comb += [
                     key_write.en.eq(1),
-                    key_write.addr.eq(Cat(C(0, 2), index)),
-                    key_write.data.eq(beats[0]),
                     owner_write.en.eq(1),
                     owner_write.addr.eq(index),
                     owner_write.data.core.eq(job.core),
@@ -349,6 +350,7 @@ class FlowTable(wiring.Component):
                     back_write.data.is_first.eq(1),
                 ]
                 m.d.sync += [
+                    compare_beat.eq(1),
                     free.eq(next_read.data),
                     self.used.eq(self.used + 1),
                     self.result.status.eq(FlowStatus.OK),
@@ -359,21 +361,16 @@ class FlowTable(wiring.Component):
             with m.State("Insert Before Head"):
                 m.d.comb += [
                     key_write.en.eq(1),
-                    key_write.addr.eq(Cat(C(1, 2), index)),
-                    key_write.data.eq(beats[1]),
                     back_write.en.eq(head.valid),
                     back_write.addr.eq(head.index),
                     back_write.data.index.eq(index),
                 ]
+                m.d.sync += compare_beat.eq(2)
                 m.next = "Respond"
                 with m.If(request.is_ipv6):
                     m.next = "Insert Rest"
             with m.State("Insert Rest"):
-                m.d.comb += [
-                    key_write.en.eq(1),
-                    key_write.addr.eq(Cat(C(2, 2), index)),
-                    key_write.data.eq(beats[2]),
-                ]
+                m.d.comb += key_write.en.eq(1)
                 m.next = "Respond"
             with m.State("Check Owner"):
                 is_own = self._may_delete(owner_read.data, job.core) & (request.index < entries)
