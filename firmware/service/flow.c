@@ -30,7 +30,7 @@ static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct t
 void flow_init(struct service *service)
 {
     instance = service;
-    extension = tcp_ext_arg_alloc_id();
+    extension = tcp_ext_arg_alloc_id(); /* 0, the only one: flow_has() */
 }
 
 /* Call before tcp_listen(): what connects gets its window already in the SYN/ACK. */
@@ -43,11 +43,6 @@ void flow_listen(struct tcp_pcb *pcb)
 void flow_track(struct tcp_pcb *pcb)
 {
     tcp_ext_arg_set_callbacks(pcb, extension, &of_connection);
-}
-
-bool flow_has(const struct tcp_pcb *pcb)
-{
-    return tcp_ext_arg_get(pcb, extension) != NULL;
 }
 
 static void keep(struct tcp_pcb *pcb, uint16_t index)

@@ -192,7 +192,7 @@ void netconf_pump(struct service *service)
 {
     uint32_t unacknowledged = 0;
     for (uint32_t core = 0; core < service->stack->cores; core++) {
-        for (uint32_t port = 0; port < service->stack->ports; port++) {
+        for (uint32_t port = 0; port < service->stack->ports && service->netconf.dirty[core] != 0u; port++) {
             uint32_t bit = 1u << port;
             if ((service->netconf.dirty[core] & bit) != 0u && (service->netconf.sent[core] & bit) == 0u) {
                 pass_on(service, core, port);

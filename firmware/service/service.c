@@ -262,6 +262,7 @@ static void socket_op(struct service *service, struct op *op, struct socket *soc
     case TS_OP_RECV:
         op->socket = socket;
         op_push(&socket->receives, op);
+        service->windows_due = true;
         transfer_pump_receive(socket);
         break;
     case TS_OP_SHUTDOWN:

@@ -86,6 +86,8 @@ struct service {
     uint32_t window_turn;   /* first socket of the next hand-out of windows */
     uint32_t acknowledged;  /* when delayed acknowledgements were sent last, ms */
     bool acks_due;          /* a socket has ack_due */
+    bool windows_due;       /* buffers or RECVs have come: windows may be handed out */
+    uint32_t windows_at;    /* when that was done last, ms */
     uint32_t high;          /* sockets from here on have never been used */
     uint32_t senders;       /* sockets with something to send, as the last pump saw it */
     uint32_t in_flight;     /* pieces in TCP */
@@ -146,7 +148,10 @@ void transfer_drop_received(struct socket *socket);
 void flow_init(struct service *service);
 void flow_listen(struct tcp_pcb *pcb);
 void flow_track(struct tcp_pcb *pcb); /* lwIP will tell when the PCB goes */
-bool flow_has(const struct tcp_pcb *pcb);
+static inline bool flow_has(const struct tcp_pcb *pcb)
+{
+    return pcb->ext_args[0].data != NULL;
+}
 bool flow_accept(struct tcp_pcb *pcb);
 int flow_open(struct tcp_pcb *pcb, uint32_t remote, uint32_t local, uint16_t remote_port,
               uint16_t local_port);

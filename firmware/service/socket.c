@@ -65,6 +65,7 @@ void socket_release(struct socket *socket, int32_t result)
 {
     struct service *service = socket->service;
     detach(socket);
+    service->windows_due = true;
     if (socket->state == SOCKET_BACKLOG) {
         listener_forget(socket);
     }
@@ -172,6 +173,7 @@ static void on_error(void *context, err_t error)
 void socket_attach(struct socket *socket, struct tcp_pcb *pcb)
 {
     socket->pcb = pcb;
+    socket->service->windows_due = true;
     socket->wide = pcb->rcv_wnd != 0u;
     tcp_arg(pcb, socket);
     tcp_recv(pcb, on_received);

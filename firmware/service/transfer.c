@@ -263,6 +263,7 @@ static void on_delivered(void *context, void *item, uint32_t length, int error)
     struct socket *socket = op->socket;
     struct pbuf *p = item;
     service->bytes_in += error == 0 ? length : 0u;
+    service->windows_due = true;
     op->done += length;
     if (p != NULL) {
         pbuf_free(p); /* this was its last byte */

@@ -9,7 +9,7 @@
 #include "lwip/priv/tcp_priv.h"
 
 #define FIRST_SEGMENTS 2u /* senders cut segments to half of the largest window they have seen */
-#define DELAYED_ACK_MS 10u
+#define DELAYED_ACK_MS 2u
 #define STARVED_MS     20u
 #define SMALLEST_MSS   536u /* RFC 9293 3.7.1; smaller segments count as they come */
 
@@ -84,6 +84,7 @@ static void grant(struct socket *socket, uint32_t segments)
 void window_received(struct socket *socket, bool several)
 {
     struct tcp_pcb *pcb = socket->pcb;
+    socket->service->windows_due = true;
     bool gap =
         several || pcb->ooseq != NULL; /* what fills one is acknowledged without delay (RFC 5681 3.2) */
     if (((pcb->flags & TF_ACK_NOW) == 0u && !gap) || (pcb->flags & TF_RXCLOSED) != 0u) {
@@ -99,13 +100,12 @@ void window_received(struct socket *socket, bool several)
 }
 
 /* Send what is due, unless more window will come with it in a moment. */
-static void acknowledge_due(struct service *service)
+static void acknowledge_due(struct service *service, uint8_t now)
 {
     if (!service->acks_due) {
         return;
     }
     service->acks_due = false;
-    uint8_t now = (uint8_t)time_ms();
     for (uint32_t i = 0; i < service->high; i++) {
         struct socket *socket = &service->sockets[i];
         struct tcp_pcb *pcb = socket->state == SOCKET_FREE ? NULL : socket->pcb;
@@ -157,9 +157,8 @@ static bool is_starved(struct socket *socket)
 
 /* lwIP's own timer is slow (TCP_TMR_INTERVAL): a sender with Nagle's algorithm would wait that long for its
  * last segment. RFC 1122 4.2.3.2 bounds the delay from above only. */
-static void acknowledge_late(struct service *service)
+static void acknowledge_late(struct service *service, uint32_t now)
 {
-    uint32_t now = time_ms();
     if (now - service->acknowledged < DELAYED_ACK_MS) {
         return;
     }
@@ -172,14 +171,20 @@ static void acknowledge_late(struct service *service)
     }
 }
 
-/* Hand out what there is: first one segment to each that has none, those with a RECV before those without,
+/* After something happened that may matter, and each millisecond. Hand out what there is: first one segment to each that has none, those with a RECV before those without,
  * then up to an equal share. */
 void window_pump(struct service *service)
 {
     enum { FIRST_WITH_RECEIVE, FIRST, SHARE, CLASSES };
+    uint32_t now = time_ms();
+    if (!service->windows_due && service->windows_at == now) {
+        return;
+    }
+    service->windows_due = false;
+    service->windows_at = now;
     uint32_t share = (RX_LARGE - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
     int32_t others, left = budget(&others);
-    acknowledge_late(service);
+    acknowledge_late(service, now);
     share = LWIP_MAX(share, 1u);
     for (uint32_t class = 0; class < CLASSES; class ++) {
         uint32_t unserved = service->high;
@@ -223,5 +228,5 @@ void window_pump(struct service *service)
             break;
         }
     }
-    acknowledge_due(service);
+    acknowledge_due(service, (uint8_t)now);
 }

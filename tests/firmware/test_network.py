@@ -12,6 +12,7 @@ from firmware.firmware_peer import (
     OUR_MAC,
     PEER_IP,
     PEER_MAC,
+    PROMISED,
     Firmware,
     build,
     socket_address,
@@ -327,6 +328,8 @@ def test_no_other_core_touches_the_managers_page():
 
 @pytest.mark.parametrize(("connections", "burst"), [(1, 1), (1, 2), (1, 8), (2, 4), (4, 2), (6, 2)])
 def test_at_most_one_acknowledgement_for_two_segments(firmware, connections, burst):
+    if PROMISED < 2 * connections:
+        pytest.skip("windows of one segment, each of which is acknowledged")
     listening(firmware)
     opened = [accepted(firmware, 40000 + number) for number in range(connections)]
     for number, (handle, _) in enumerate(opened):
@@ -383,7 +386,7 @@ def test_a_single_segment_is_acknowledged_soon(firmware):
     firmware.command("time 50")
     peer.collect()
     firmware.burst([segment(peer, b"one")])
-    firmware.command("time 11")
+    firmware.command("time 3")
     acknowledged = [frame[TCP].ack for frame in firmware.frames]
     assert acknowledged == [peer.sequence]
     firmware.sqe(Operation.ABORT, 99, handle=handle)
