@@ -8,18 +8,18 @@ import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
+from twinstack.models.lock_unit import NOBODY, LockLedger
+
 CORES = int(os.environ.get("CORES", "2"))
 LOCKS = 32
 LAPSE = 64
-NOBODY = 15
 
 
 class Bench:
     def __init__(self, dut):
         self.dut = dut
         self.rng = random.Random(int(os.environ["TWINSTACK_SEED"]))
-        self.owners = [NOBODY] * LOCKS
-        self.taken = [0] * CORES
+        self.ledger = LockLedger(CORES, LOCKS)
 
     async def start(self):
         cocotb.start_soon(Clock(self.dut.clk, 10, "ns").start())
@@ -42,29 +42,21 @@ class Bench:
         self.dut.core_reset.value = reset
         await RisingEdge(self.dut.clk)
         owners = int(self.dut.owners.value)
-        assert [owners >> 4 * n & 15 for n in range(LOCKS)] == self.owners
-        answers = {}
-        after = list(self.owners)
+        assert [owners >> 4 * n & 15 for n in range(LOCKS)] == self.ledger.owners
+        answers, takes, releases = {}, {}, {}
         for core, (action, lock) in actions.items():
             owner, taken_now, mine = (int(self.port(core, name).value) for name in ("owner", "taken_now", "mine"))
             answers[core] = (owner, taken_now, mine)
-            if reset >> core & 1:
+            if reset >> core & 1 or action == "release":
                 assert not taken_now
-                continue
-            if action == "take":
-                if taken_now:
-                    assert self.owners[lock] == NOBODY and after[lock] == NOBODY
-                    after[lock] = core
-                    self.taken[core] += 1
-                assert owner != NOBODY
-                assert mine == (after[lock] == core) and (owner == core) == mine
-                if self.owners[lock] != NOBODY:
-                    assert owner == self.owners[lock]
             else:
-                assert not taken_now
-                if self.owners[lock] == core:
-                    after[lock] = NOBODY
-        self.owners = [NOBODY if o != NOBODY and reset >> o & 1 else o for o in after]
+                self.ledger.check_take(core, lock, owner, bool(taken_now), bool(mine))
+            if not reset >> core & 1:
+                if action == "release":
+                    releases[core] = lock
+                elif taken_now:
+                    takes[core] = lock
+        self.ledger.cycle(takes, releases, reset)
         return answers
 
 
@@ -83,12 +75,12 @@ async def random_cores_match_a_model(dut):
                 actions[core] = ("take", lock)
             elif choice < 0.75:
                 actions[core] = ("release", lock)
-                strangers += bench.owners[lock] not in (core, NOBODY)
-        takes = [lock for action, lock in actions.values() if action == "take" and bench.owners[lock] == NOBODY]
+                strangers += bench.ledger.owners[lock] not in (core, NOBODY)
+        takes = [lock for action, lock in actions.values() if action == "take" and bench.ledger.owners[lock] == NOBODY]
         collisions += len(takes) != len(set(takes))
         await bench.cycle(actions, reset=1 << rng.randrange(CORES) if rng.random() < 0.02 else 0)
     await bench.cycle({})
-    assert [int(getattr(dut, f"taken{core}").value) for core in range(CORES)] == bench.taken
+    assert [int(getattr(dut, f"taken{core}").value) for core in range(CORES)] == bench.ledger.taken
     assert CORES == 1 or (strangers > 100 and collisions > 20)
 
 

@@ -2,28 +2,24 @@
 
 import os
 import random
-from collections import deque
 
 import cocotb
 import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
+from twinstack.models.message_fifo import MessageQueues
+
 CORES = int(os.environ.get("CORES", "2"))
 DEPTH = 4
 HOLD_OFF = 1024
-
-
-def pairs():
-    return {(0, n) for n in range(1, CORES)} | {(n, 0) for n in range(1, CORES)}
 
 
 class Bench:
     def __init__(self, dut):
         self.dut = dut
         self.rng = random.Random(int(os.environ["TWINSTACK_SEED"]))
-        self.queues = {pair: deque() for pair in pairs()}
-        self.sent = [0] * CORES
+        self.model = MessageQueues(CORES, DEPTH)
         self.received = []
         self.refused = 0
 
@@ -51,36 +47,29 @@ class Bench:
             self.port(core, "pop").value = core in pops
         self.dut.core_reset.value = reset
         await RisingEdge(self.dut.clk)
-        dead = {core for core in range(CORES) if reset >> core & 1}
         space = {core: int(self.port(core, "space").value) for core in range(CORES)}
         for core in range(CORES):
             for other in range(CORES):
-                queue = self.queues.get((core, other))
-                room = queue is not None and len(queue) < DEPTH and not {core, other} & dead
-                assert space[core] >> other & 1 == room, (core, other)
+                assert space[core] >> other & 1 == self.model.has_space(core, other, reset), (core, other)
             if int(self.port(core, "available").value):
                 sender = int(self.port(core, "sender").value)
-                words = int(self.port(core, "words").value)
-                assert self.queues[sender, core][0] == words
+                assert self.model.oldest(sender, core) == int(self.port(core, "words").value)
         for core in pops:
             if int(self.port(core, "available").value):
                 sender = int(self.port(core, "sender").value)
                 self.received.append((sender, core))
-                self.queues[sender, core].popleft()
+                self.model.pop(sender, core)
         for core, (receiver, message) in sends.items():
             if space[core] >> receiver & 1:
-                self.queues[core, receiver].append(message)
-                self.sent[core] += 1
+                self.model.send(core, receiver, message)
             else:
                 self.refused += 1
-        for pair, queue in self.queues.items():
-            if set(pair) & dead:
-                queue.clear()
+        self.model.reset(reset)
 
     async def drain(self):
         for _ in range(8 * DEPTH * CORES):
             await self.cycle(pops=range(CORES))
-        assert not any(self.queues.values())
+        assert not any(self.model.queues.values())
 
 
 @cocotb.test(timeout_time=400, timeout_unit="us")
@@ -96,8 +85,8 @@ async def random_traffic_matches_queues(dut):
             }
             await bench.cycle(sends, [core for core in range(CORES) if rng.random() < popping])
         await bench.drain()
-        assert [int(getattr(dut, f"sent{core}").value) for core in range(CORES)] == bench.sent, phase
-    assert bench.refused > 100 and sum(bench.sent) > 100
+        assert [int(getattr(dut, f"sent{core}").value) for core in range(CORES)] == bench.model.sent, phase
+    assert bench.refused > 100 and sum(bench.model.sent) > 100
 
 
 @cocotb.test(timeout_time=400, timeout_unit="us")
@@ -107,7 +96,7 @@ async def senders_take_turns(dut):
     for core in range(1, CORES):
         for _ in range(DEPTH):
             await bench.cycle({core: (0, bench.rng.getrandbits(128))})
-    while any(bench.queues.values()):
+    while any(bench.model.queues.values()):
         await bench.cycle(pops=[0])
     turns = [sender for sender, receiver in bench.received if receiver == 0]
     assert len(turns) == DEPTH * (CORES - 1)
