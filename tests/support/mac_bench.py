@@ -71,7 +71,8 @@ class Bench:
         for name, period in (("", self.sync_ps), ("rx_", self.rx_ps), ("tx_", self.tx_ps)):
             getattr(dut, name + "rst").value = 1
             self.start_clock(name, period)
-        await self.sync_cycles(8)
+        # At least four cycles of the slowest clock, as the MAC asks.
+        await Timer(8 * max(self.sync_ps, self.rx_ps, self.tx_ps), "ps")
         for name in ("rst", "rx_rst", "tx_rst"):
             getattr(dut, name).value = 0
         await self.sync_cycles(8)

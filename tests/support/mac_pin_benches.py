@@ -26,7 +26,7 @@ class MiiBench(Bench):
 
     async def _watch_pins(self):
         dut = self.dut
-        idle, nibbles, begun = 0, [], False
+        idle, nibbles, begun = 24, [], False  # there was none before
         while True:
             await FallingEdge(dut.tx_clk)
             if dut.mii_tx_en.value:

@@ -1,7 +1,8 @@
 """The MAC at MII, 10 and 100 Mb/s, against cocotbext-eth's MiiPhy models; changes of speed and clocks that stop."""
 
 import cocotb
-from cocotb.triggers import Timer
+from cocotb.triggers import FallingEdge, RisingEdge, Timer
+from cocotb.utils import get_sim_time
 
 from support.mac_bench import PREAMBLE, Bench, with_fcs
 from support.mac_pin_benches import MII_PS, MiiBench
@@ -78,6 +79,27 @@ async def bad_frames_at_100(dut):
     await bench.nibbles([0xD] + [0] * 40)
     await Timer(2, "us")
     assert bench.good() == good
+    bench.check_counters()
+
+
+@cocotb.test(timeout_time=4000, timeout_unit="us")
+async def pause_at_100(dut):
+    """A quantum is 512 bit times, whatever the speed."""
+    bench = MiiBench(dut)
+    await bench.start()
+    dut.pause_receive.value = 1
+    for quanta in (10, 40):
+        header = bytes.fromhex("0180c2000001") + bench.frame(6) + bytes.fromhex("88080001") + quanta.to_bytes(2, "big")
+        bench.put(header.ljust(60, b"\0"), counted=["rx_pauses"])
+        await FallingEdge(dut.mii_rx_dv)
+        came = get_sim_time("ns")
+        await Timer(5120, "ns")
+        frame = bench.frame(60)
+        await bench.supply([frame])
+        await RisingEdge(dut.mii_tx_en)
+        assert quanta * 5120 <= get_sim_time("ns") - came <= (quanta + 1) * 5120
+        await bench.expect_sent(frame)
+    await bench.drained()
     bench.check_counters()
 
 
@@ -194,7 +216,14 @@ async def speed_changes(dut):
         assert bench.good() == frames
 
 
-ALL = ["both_directions_at_100", "both_directions_at_10", "bad_frames_at_100", "clocks_stop", "speed_changes"]
+ALL = [
+    "both_directions_at_100",
+    "both_directions_at_10",
+    "bad_frames_at_100",
+    "pause_at_100",
+    "clocks_stop",
+    "speed_changes",
+]
 
 
 def test_speed_changes():

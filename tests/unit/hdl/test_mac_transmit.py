@@ -3,7 +3,8 @@
 import os
 
 import cocotb
-from cocotb.triggers import Timer
+from cocotb.triggers import FallingEdge, RisingEdge, Timer
+from cocotb.utils import get_sim_time
 
 from support.mac_bench import ADDRESS, PREAMBLE, Bench, check_alive, with_fcs
 
@@ -54,6 +55,30 @@ async def both_directions_at_once(dut):
     await bench.drained()
     assert bench.received == [(frame, 0) for frame in frames]
     bench.check_counters()
+
+
+@cocotb.test(timeout_time=2000, timeout_unit="us")
+async def latency(dut):
+    """As docs/blocks/mac.md has it."""
+    bench = Bench(dut)
+    await bench.start()
+    receive, transmit = [], []
+    for length in (60, 61, 62, 63, 200):
+        frame = bench.frame(length)
+        bench.put(frame)
+        await FallingEdge(dut.pins__rx_dv)
+        begin = get_sim_time("ps")
+        while not (dut.rx__valid.value and int(dut.rx__payload.value) >> 35 & 1):
+            await RisingEdge(dut.clk)
+        receive.append(get_sim_time("ps") - begin)
+        begin = get_sim_time("ps")
+        cocotb.start_soon(bench.supply([frame]))
+        await RisingEdge(dut.pins__tx_en)
+        transmit.append(get_sim_time("ps") - begin)
+        await bench.expect_sent(frame)
+        await bench.sync_cycles(bench.rng.randrange(20))
+    assert max(receive) <= 8 * 8000 + 6 * bench.sync_ps, receive
+    assert max(transmit) <= 12 * 8000 + 6 * bench.sync_ps, transmit
 
 
 @cocotb.test(timeout_time=2000, timeout_unit="us")

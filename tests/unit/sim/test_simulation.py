@@ -124,6 +124,8 @@ def test_sending_a_frame_wakes_its_port(library):
 def test_inputs_get_registers_and_clocks_do_not(verilog):
     text = build.input_registers(verilog, 2)
     names = set(build.expected_ports(2)) | {"apply", "apply0", "apply1"}
+    # The harness leaves these alone: inputs stay zero.
+    names |= {f"port{n}__{pin}" for n in range(2) for pin in ("tx_hold", "link", "speed")}
     assert set(text[text.index("(") + 1 : text.index(")")].split(", ")) == names
     assert ".rx1_clk(rx1_clk)" in text and ".irq(irq)" in text and ".rx1_rst(held_rx1_rst)" in text
     assert "posedge apply1 or negedge apply1) begin held_port1__rx" in text
