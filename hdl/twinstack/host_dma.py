@@ -137,8 +137,8 @@ class HostDma(wiring.Component):
 
     Timing
     ------
-    If memory and bus answer at once: about 20 cycles for each transfer, 1 for each word, 1 for each burst, and 12 for
-    each turn: 0.94 words a cycle. A turn takes at most 280 cycles, so a core waits for at most
+    If memory and bus answer at once: about 20 cycles for each transfer, 1 for each word, 1 for each burst, and 13 for
+    each turn: 0.93 words a cycle. A turn takes at most 280 cycles, so a core waits for at most
     ``280 * (cores - 1)``.
 
     Raises
