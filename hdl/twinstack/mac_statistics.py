@@ -186,11 +186,10 @@ class MacStatistics(wiring.Component):
                         m.next = "Finish"
             with m.State("Finish"):
                 m.d.sync += finishing.eq(1)
+                m.d.comb += [self.rx.ready.eq(kind == Kind.RECEIVED), self.tx.ready.eq(kind == Kind.SENT)]
+                m.next = "Choose"
                 with m.If(carry):
                     m.next = "Carry Read"
-                with m.Else():
-                    m.d.comb += [self.rx.ready.eq(kind == Kind.RECEIVED), self.tx.ready.eq(kind == Kind.SENT)]
-                    m.next = "Choose"
             with m.State("Carry Read"):
                 m.d.comb += in_carry.eq(1)
                 with m.If(~steals):
@@ -204,7 +203,7 @@ class MacStatistics(wiring.Component):
                     m.d.comb += [writer.en.eq(1), refresh.eq(1)]
                     m.next = "Run"
                     with m.If(finishing):
-                        m.next = "Finish"
+                        m.next = "Choose"
         return m
 
     def _received(self, m, step, count, is_final):
