@@ -1,7 +1,7 @@
 /* The firmware on the PC: commands on standard input, one a line; events and "ok" on standard output.
  *
  * frame PORT ANSWER HEX | burst PORT ANSWER HEX... | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
- * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 | mac PORT STATUS | phy PORT ADDRESS REGISTER VALUE |
+ * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 [MS] | mac PORT STATUS | phy PORT ADDRESS REGISTER VALUE |
  * nophy PORT | state | quit */
 #include "fake.h"
 #include "service.h"
@@ -140,6 +140,11 @@ static void execute(char *line, const struct program *program)
         fake_phy(a, b % 32u, c % 32u, d);
     } else if (sscanf(line, "nophy %u", &a) == 1) {
         fake_no_phy(a);
+    } else if (sscanf(line, "dmastall %u %u", &a, &b) ==
+               2) { /* and time passes before the firmware sees it */
+        fake_dma_stall(a != 0u);
+        fake_step();
+        fake_time(b);
     } else if (sscanf(line, "dmastall %u", &a) == 1) {
         fake_dma_stall(a != 0u);
         fake_time(0u);

@@ -63,6 +63,13 @@ static uint32_t advertised_by(const struct tcp_pcb *pcb)
     return advertised > UINT16_MAX ? 0u : advertised; /* the peer sent beyond the edge */
 }
 
+/* False, too, once something else has carried the acknowledgement. */
+static bool is_ack_due(struct socket *socket)
+{
+    socket->ack_due = socket->ack_due && (socket->pcb->flags & TF_ACK_DELAY) != 0u;
+    return socket->ack_due;
+}
+
 /* Move the right edge. The peer hears at once if that frees it, or doubles a window by two segments or more; else with
  * the next acknowledgement (RFC 9293 3.8.6.2.2), which may be due now. */
 static void grant(struct socket *socket, uint32_t segments)
@@ -72,7 +79,7 @@ static void grant(struct socket *socket, uint32_t segments)
     pcb->rcv_wnd = (tcpwnd_size_t)(pcb->rcv_wnd + segments * unit_of(pcb));
     pcb->rcv_ann_wnd = pcb->rcv_wnd;
     bool doubles = pcb->rcv_wnd >= 2u * advertised && pcb->rcv_wnd - advertised >= TCP_WND_UPDATE_THRESHOLD;
-    if (!socket->ack_due && (advertised < unit_of(pcb) || doubles)) {
+    if (!is_ack_due(socket) && (advertised < unit_of(pcb) || doubles)) {
         acknowledge(pcb);
     }
 }
@@ -109,8 +116,7 @@ static void acknowledge_due(struct service *service, uint8_t now)
     for (uint32_t i = 0; i < service->high; i++) {
         struct socket *socket = &service->sockets[i];
         struct tcp_pcb *pcb = socket->state == SOCKET_FREE ? NULL : socket->pcb;
-        if (!socket->ack_due || pcb == NULL || (pcb->flags & TF_ACK_DELAY) == 0u) {
-            socket->ack_due = false;
+        if (pcb == NULL || !is_ack_due(socket)) {
             continue;
         }
         const struct op *op = socket->receives.head;

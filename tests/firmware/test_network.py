@@ -408,6 +408,30 @@ def test_a_second_segment_is_acknowledged_although_dma_is_slow(firmware):
     firmware.completions.clear()
 
 
+@pytest.mark.parametrize("ms", [0, 1, 2, 3])
+def test_a_window_that_opens_is_told_whatever_carried_the_acknowledgement(firmware, ms):
+    listening(firmware)
+    handle, peer = accepted(firmware)
+    others = [accepted(firmware, 40001 + number) for number in range(5)]  # for small windows
+    firmware.sqe(Operation.RECV, 5, handle=handle, buffer=0, length=0x4000)
+    firmware.command("time 50")
+    peer.collect()
+    for _ in range(3):
+        firmware.command("time 2")
+        peer.collect()
+        firmware.command("dmastall 1")
+        firmware.burst([segment(peer, bytes(MSS)) for _ in range(peer.window // MSS)])
+        firmware.command(f"dmastall 0 {ms}")
+        firmware.completions.clear()
+        firmware.sqe(Operation.RECV, 5, handle=handle, buffer=0, length=0x4000)
+        peer.collect()
+        assert firmware.state()["rx_large"] == CONFIG.rx_large_buffers
+        assert peer.window >= MSS, "without waiting for the peer's persist timer"
+    for one in (handle, *(other for other, _ in others)):
+        firmware.sqe(Operation.ABORT, 99, handle=one)
+    firmware.completions.clear()
+
+
 def test_segments_out_of_order_are_acknowledged_at_once(firmware):
     """RFC 5681 3.2: the sender's fast retransmission lives on duplicates."""
     listening(firmware)
