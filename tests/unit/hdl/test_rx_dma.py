@@ -424,6 +424,23 @@ async def slow_core_holds_up_nobody_while_its_lane_has_room(dut):
 
 
 @cocotb.test(timeout_time=300, timeout_unit="us")
+async def descriptor_waits_for_the_last_word_in_the_bank(dut):
+    """The bank stands still at any time of a frame; whoever sees the descriptor finds the whole frame."""
+    bench = Bench(dut, random.Random(6))
+    await bench.start()
+    for delay in range(12, 26):
+        bench.send(0b01, length=66, port=0)
+        for _ in range(delay):
+            await bench.step()
+        bench.bank_stall = 1.0
+        for _ in range(60):
+            await bench.step()
+        bench.bank_stall = 0.0
+        await bench.drain()
+    assert sum(bench.cores[0].taken.values()) == 14
+
+
+@cocotb.test(timeout_time=300, timeout_unit="us")
 async def one_core_out_of_buffers(dut):
     """Portions are allocated to each core in advance: one core's exhaustion takes nothing from the other."""
     bench = Bench(dut, random.Random(2))
