@@ -16,8 +16,8 @@
 /* Buffers that each receive queue may hold; what one may not hold is reserved for the other. */
 #define RX_FLOW_LARGE  (RX_LARGE - (RX_LARGE < 6u ? 1u : 2u))
 #define RX_FLOW_SMALL  (RX_SMALL - (RX_SMALL < 6u ? RX_SMALL / 2u : 2u))
-#define RX_OTHER_LARGE (RX_LARGE / 2u)
-#define RX_OTHER_SMALL (RX_SMALL - RX_SMALL / 4u)
+#define RX_OTHER_LARGE ((RX_LARGE + 2u) / 3u) /* two datagrams of three fragments each at once */
+#define RX_OTHER_SMALL ((RX_SMALL + 1u) / 2u)
 #define RX_WATERMARK   2u /* free large buffers below which ports may send pause frames */
 
 /* Each ring holds as many descriptors as its queue may hold buffers. */
@@ -49,11 +49,12 @@
 #define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
 #define RX_LARGE_RESERVE     (RX_LARGE / 2u)    /* fewer of these, or of those, free: the quota is enforced */
 #define RX_SMALL_RESERVE     (RX_SMALL / 2u)
-/* Large buffers that no window promises: what the flow queue may not hold, and, without small buffers, room for
- * control traffic and acknowledgements. */
-#define RX_CONTROL_RESERVE (RX_LARGE - RX_FLOW_LARGE + (RX_SMALL == 0u && RX_LARGE >= 12u ? 1u : 0u))
-#define RX_ACK_RESERVE     (RX_SMALL == 0u ? RX_LARGE / 4u : 0u)
-#define TX_IN_FLIGHT       8u /* TX buffers in TCP beyond which a socket gets only one */
+/* Large buffers that no window promises: what the other queue may hold, or, without small buffers, room for control
+ * traffic and acknowledgements. */
+#define RX_CONTROL_RESERVE                                                                                   \
+    (RX_SMALL != 0u ? RX_OTHER_LARGE : RX_LARGE - RX_FLOW_LARGE + (RX_LARGE >= 12u ? 1u : 0u))
+#define RX_ACK_RESERVE (RX_SMALL == 0u ? RX_LARGE / 4u : 0u)
+#define TX_IN_FLIGHT   8u /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */

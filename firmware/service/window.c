@@ -9,7 +9,7 @@
 #include "lwip/priv/tcp_priv.h"
 
 #define FIRST_SEGMENTS 2u /* senders cut segments to half of the largest window they have seen */
-#define DELAYED_ACK_MS 2u
+#define DELAYED_ACK_MS 10u
 #define STARVED_MS     20u
 #define SMALLEST_MSS   536u /* RFC 9293 3.7.1; smaller segments count as they come */
 

@@ -24,7 +24,8 @@ PEER_MAC = "02:00:00:00:00:99"
 PEER_IP = "10.0.0.9"
 
 CONFIG = EngineConfig()
-PROMISED = CONFIG.rx_large_buffers - (2 if CONFIG.rx_small_buffers else 3 + CONFIG.rx_large_buffers // 4)
+LARGE = CONFIG.rx_large_buffers
+PROMISED = LARGE - ((LARGE + 2) // 3 if CONFIG.rx_small_buffers else 3 + LARGE // 4)
 """Full segments that all windows together promise at most: sizes.h reserves the rest of the large buffers."""
 
 

@@ -386,7 +386,7 @@ def test_a_single_segment_is_acknowledged_soon(firmware):
     firmware.command("time 50")
     peer.collect()
     firmware.burst([segment(peer, b"one")])
-    firmware.command("time 3")
+    firmware.command("time 11")
     acknowledged = [frame[TCP].ack for frame in firmware.frames]
     assert acknowledged == [peer.sequence]
     firmware.sqe(Operation.ABORT, 99, handle=handle)
