@@ -44,7 +44,7 @@
 #define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
 #define TCP_SEGMENTS         (SOCKETS + 2 * 16) /* a SYN or FIN for each socket, and data */
 #define SOCKET_QUOTA_BUFFERS 2u                 /* RX buffers of a socket without a posted RECV */
-#define SOCKET_WINDOW_MAX    (8u * 1460u)       /* advertised at most; half of the RX bank */
+#define SOCKET_WINDOW_MAX    (8u * 1460u)       /* advertised at most */
 #define SOCKET_TX_BUFFERS    8                  /* TX buffers that one socket may hold */
 #define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
 #define RX_LARGE_RESERVE     (RX_LARGE / 2u)    /* fewer of these, or of those, free: the quota is enforced */
