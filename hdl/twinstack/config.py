@@ -58,7 +58,7 @@ class EngineConfig:
     data_bytes: int = 48 * 1024
     rx_bank_bytes: int = 24 * 1024
     tx_bank_bytes: int = 24 * 1024
-    rx_small_buffers: int = 0
+    rx_small_buffers: int = 16
     flows: int = 128
     udp_port_entries: int = 32
     rules: int = 8

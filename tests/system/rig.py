@@ -181,8 +181,9 @@ class Rig:
         return [self.device.registers.read(DISPATCH, "dispatched", index=core) for core in range(self.device.cores)]
 
     def host_core(self, name: str) -> list[int]:
-        """A HOST_CORE register of each core."""
-        return [self.device.registers.read(HOST_CORE, name, instance=core) for core in range(self.device.cores)]
+        """A HOST_CORE register of each core; of the free RX buffers the sum of both classes."""
+        values = [self.device.registers.read(HOST_CORE, name, instance=core) for core in range(self.device.cores)]
+        return [(value & 0xFFFF) + (value >> 16) for value in values] if name == "rx_buffers" else values
 
     # ---- traffic ----
 

@@ -37,4 +37,6 @@ def test_wrong_types(value):
 
 @pytest.mark.parametrize("cores", [1, 2, 4])
 def test_right_values(cores):
-    assert EngineConfig(cores=cores).rx_buffers == 16
+    config = EngineConfig(cores=cores)
+    assert (config.rx_large_buffers, config.rx_buffers) == (13, 29)
+    assert EngineConfig(cores=cores, rx_small_buffers=0).rx_buffers == 16
