@@ -15,7 +15,10 @@ def rig():
 
 @pytest.fixture(autouse=True)
 def buffers_add_up(request):
-    """After each test on the shared engine every packet buffer is back in its pool."""
+    """After each test on the shared engine every packet buffer is back in its pool, unless a connection of the module may hold
+    some; then it is checked when the engine stops."""
     yield
     if "rig" in request.fixturenames:
-        request.getfixturevalue("rig").assert_buffers_back()
+        rig = request.getfixturevalue("rig")
+        if not any(rig.device.stats(core)["sockets"] for core in range(rig.device.cores)):
+            rig.assert_buffers_back()
