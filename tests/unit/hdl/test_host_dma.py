@@ -525,7 +525,7 @@ def test_host_dma(direction):
     from twinstack.config import EngineConfig
     from twinstack.host_dma import HostDma
 
-    config = EngineConfig(cores=CORES, rx_bank_bytes=BANK_BYTES, tx_bank_bytes=BANK_BYTES)
+    config = EngineConfig(cores=CORES, rx_bank_bytes=BANK_BYTES, tx_bank_bytes=BANK_BYTES, rx_small_buffers=0)
     name = f"hostdma_{direction}"
     run_cocotb(HostDma(config, direction), __file__, name=name, environment={"DIRECTION": direction})
 
