@@ -2,7 +2,6 @@
 
 import os
 import random
-import zlib
 from collections import Counter
 
 import cocotb
@@ -10,48 +9,11 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly, Timer
 
 from support.mac_bench import ADDRESS, BROADCAST, GROUP, MAX_FRAME_BYTES, OTHER, Bench, with_fcs
+from twinstack.models.mac import PAUSE_ADDRESS, MacModel, multicast_bit
 from twinstack.proto.statistics import STATISTICS, Statistic
 
 LOST = 6  # RxOutcome
-PAUSE_ADDRESS = bytes.fromhex("0180c2000001")
-SIZES = (
-    (64, "etherStatsPkts64Octets"),
-    (127, "etherStatsPkts65to127Octets"),
-    (255, "etherStatsPkts128to255Octets"),
-    (511, "etherStatsPkts256to511Octets"),
-    (1023, "etherStatsPkts512to1023Octets"),
-    (1522, "etherStatsPkts1024to1518Octets"),
-)
-
-
-def recount(data, *, error=False, accepted=(ADDRESS, BROADCAST)):
-    """What one frame on the wire adds, from its bytes behind the SFD: RFC 2819 section 4, RFC 2863 section 3.1.5."""
-    adds = Counter(etherStatsPkts=1, etherStatsOctets=len(data))
-    good = not error and len(data) >= 4 and zlib.crc32(data[:-4]).to_bytes(4, "little") == data[-4:]
-    longest = MAX_FRAME_BYTES + 4 + 4 * (data[12:14] in (b"\x81\x00", b"\x88\xa8"))
-    if len(data) < 64:
-        adds["etherStatsUndersizePkts" if good else "etherStatsFragments"] += 1
-        good = False
-    elif len(data) > longest:
-        adds["etherStatsOversizePkts" if good else "etherStatsJabbers"] += 1
-        good = False
-    else:
-        adds[next(name for size, name in SIZES if len(data) <= size)] += 1
-        if not good:
-            adds["etherStatsCRCAlignErrors"] += 1
-    if not good:
-        adds["ifInErrors"] += 1
-        return adds
-    destination = data[:6]
-    kind = "Broadcast" if destination == BROADCAST else "Multicast" if destination[0] & 1 else ""
-    if kind:
-        adds[f"etherStats{kind}Pkts"] += 1
-    is_control = data[12:14] == b"\x88\x08"
-    if destination in (ADDRESS, PAUSE_ADDRESS) if is_control else destination in accepted:
-        adds["ifInOctets"] += len(data)
-        if not is_control:
-            adds[f"ifIn{kind or 'Ucast'}Pkts"] += 1
-    return adds
+MODEL = MacModel(ADDRESS, MAX_FRAME_BYTES, multicast=1 << multicast_bit(GROUP))
 
 
 async def check(bench, before, expected):
@@ -65,7 +27,7 @@ async def received_frames(dut):
     bench = Bench(dut)
     await bench.start()
     dut.all_multicast.value = 0
-    dut.multicast.value = 1 << ((zlib.crc32(GROUP) ^ 0xFFFFFFFF) >> 26)
+    dut.multicast.value = MODEL.multicast
     await bench.sync_cycles(10)
     before = await bench.statistics()
     expected = Counter()
@@ -73,7 +35,7 @@ async def received_frames(dut):
 
     def put(data, error=False):
         bench.put(data, fcs=False, counted=(), error_at=(20,) if error else ())
-        expected.update(recount(data, error=error, accepted=(ADDRESS, BROADCAST, GROUP)))
+        expected.update(MODEL.statistics(data, error=error))
 
     lengths = [60, 61, 123, 124, 251, 252, 507, 508, 1019, 1020, MAX_FRAME_BYTES]
     lengths += [MAX_FRAME_BYTES + 1, MAX_FRAME_BYTES + 5, 2000, 59, 30, 1, 0]
@@ -149,7 +111,7 @@ async def sent_frames_and_losses(dut):
     assert bad == 0
     expected = Counter(etherStatsDropEvents=lost, ifInDiscards=lost)
     for _ in range(passed):
-        expected.update(recount(with_fcs(bench.frame(60))))
+        expected.update(MODEL.statistics(with_fcs(bench.frame(60))))
     await check(bench, after, expected)
 
 
@@ -163,7 +125,7 @@ async def line_rate_both_directions(dut):
     frames = [bench.frame(60, bench.rng.choice([ADDRESS, BROADCAST])) for _ in range(120)]
     for frame in frames:
         bench.put(frame)
-        expected.update(recount(with_fcs(frame)))
+        expected.update(MODEL.statistics(with_fcs(frame)))
         kind = "Broadcast" if frame[:6] == BROADCAST else "Ucast"
         expected.update({f"ifOut{kind}Pkts": 1, "ifOutOctets": 64})
     supplier = cocotb.start_soon(bench.supply(frames))
