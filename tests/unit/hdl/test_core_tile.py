@@ -119,6 +119,8 @@ _start:
     lw   t2, 0x080(s0)
     sub  t1, t2, t1
     result t1
+    lw   t1, 0x084(s0)          # timer.cycles_high
+    result t1
 
     la   t0, handler            # timer interrupt
     csrw mtvec, t0
@@ -203,7 +205,7 @@ constant:
 RESULTS = (
     "identity", "magic", "sum", "bytes", "rodata", "rodata_uncached", "rx", "tx", "cpu_accesses", "lock_taken",
     "lock_mine", "manager", "manager_silent", "nothing", "beyond", "alias", "random0", "random1", "load_partial", "load",
-    "cycles", "timer_cause", "milliseconds", "external_cause", "unused", "message0", "message3", "completion",
+    "cycles", "cycles_high", "timer_cause", "milliseconds", "external_cause", "unused", "message0", "message3", "completion",
     "flow_result", "probe_result", "probe_hash", "trap_cause",
 )  # fmt: skip
 
@@ -401,6 +403,7 @@ def check(tile):
         "alias": 0,
         "load_partial": 0,
         "load": 7,
+        "cycles_high": 0,
         "timer_cause": 0x80000007,
         "milliseconds": 1,
         "external_cause": 0x8000000B,
