@@ -69,7 +69,6 @@ def test_a_full_flow_queue_leaves_buffers_for_strangers(firmware):
         firmware.call(Operation.ABORT, handle=handle)
 
 
-@pytest.mark.skipif(CONFIG.rx_small_buffers == 0, reason="this engine has no small buffers")
 def test_short_segments_lie_in_small_buffers(firmware):
     """Every length around the limit of 256 bytes with the pad: what the host gets is what was sent."""
     listening(firmware)
@@ -90,7 +89,6 @@ def test_short_segments_lie_in_small_buffers(firmware):
     firmware.call(Operation.ABORT, handle=handle)
 
 
-@pytest.mark.skipif(CONFIG.rx_small_buffers == 0, reason="this engine has no small buffers")
 def test_tiny_segments_leave_the_large_buffers_to_others(firmware):
     listening(firmware)
     handle, peer = accepted(firmware)

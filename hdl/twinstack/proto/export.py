@@ -14,7 +14,7 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from ..config import EngineConfig
-from . import descriptor, image, memory_map, queues
+from . import descriptor, image, memory_map, queues, statistics
 from .abi import ABI_VERSION, MAGIC
 from .layout import WORD_BITS, Field, Layout
 from .registers import BLOCKS, EVENTS, PAGES, Block, Register
@@ -42,6 +42,7 @@ ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("FLOW_OPERATION", descriptor.FlowOperation),
     ("FLOW_STATUS", descriptor.FlowStatus),
     ("RULE_ACTION", descriptor.RuleAction),
+    ("STATISTIC", statistics.Statistic),
 )
 
 CONSTANTS = (

@@ -6,7 +6,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from twinstack.proto import abi, descriptor, image, memory_map, queues, registers
+from twinstack.proto import abi, descriptor, image, memory_map, queues, registers, statistics
 from twinstack.proto.layout import Layout
 
 FROZEN = Path(__file__).with_name("abi.txt")
@@ -27,6 +27,7 @@ def present() -> Iterator[str]:
         descriptor.FlowOperation,
         descriptor.FlowStatus,
         descriptor.RuleAction,
+        statistics.Statistic,
     ):
         yield f"enum {enum.__name__} " + " ".join(f"{member.name}={member.value}" for member in enum)
     for name, value in vars(memory_map).items():

@@ -22,7 +22,7 @@ def test_wrong_abi_names_both_versions():
     ("image", "text"),
     [
         (b"short", "5 bytes in all"),
-        (b"XXXX" + build_image(b"abcd", 1, abi=7)[4:], "magic"),
+        (b"JUNK" + build_image(b"abcd", 1, abi=7)[4:], "magic"),
         (build_image(b"abcd", 1, abi=7)[:-1], "body of 4 bytes, not 3"),
         (build_image(b"abcd", 1, abi=7)[:-1] + b"x", "CRC-32"),
         (build_image(bytes(68), 1, abi=7), "64 bytes of code memory, not 68"),
