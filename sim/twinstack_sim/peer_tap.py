@@ -16,6 +16,8 @@ import struct
 import subprocess
 import sys
 
+from .lwip_source import lwip_dir
+
 TUN_DEVICE = "/dev/net/tun"
 TUNSETIFF = 0x400454CA  # linux/if_tun.h
 IFF_TAP = 0x0002
@@ -66,16 +68,19 @@ def check_namespace() -> None:
 def reexec_in_namespace() -> None:
     """Start the current program again in a network namespace of its own; does not return then.
 
-    Returns at once where that has happened already.
+    Returns at once where that has happened already. The lwIP sources are fetched before: there is no network inside.
 
     Raises
     ------
     TapError
         If namespaces or TAP devices are not available here.
+    LwipSourceError
+        If the lwIP sources cannot be had.
     """
     if os.environ.get(INSIDE):
         return
     check_namespace()
+    lwip_dir()
     environment = os.environ | {INSIDE: "1"}
     sys.stdout.flush()
     sys.stderr.flush()

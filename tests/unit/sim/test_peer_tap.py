@@ -71,6 +71,16 @@ def exchange_with_the_kernel() -> None:
     print("EXCHANGED")
 
 
+def test_sources_are_fetched_before_the_network_is_gone(monkeypatch):
+    steps = []
+    monkeypatch.delenv(peer_tap.INSIDE, raising=False)
+    monkeypatch.setattr(peer_tap, "check_namespace", lambda: steps.append("check"))
+    monkeypatch.setattr(peer_tap, "lwip_dir", lambda: steps.append("fetch"))
+    monkeypatch.setattr(os, "execvpe", lambda *arguments: steps.append("enter"))
+    peer_tap.reexec_in_namespace()
+    assert steps == ["check", "fetch", "enter"]
+
+
 def test_lwip_talks_with_the_kernel():
     try:
         check_namespace()
