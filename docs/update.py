@@ -20,9 +20,13 @@ from twinstack.proto.queues import (
     ALL_CORE_OPERATIONS,
     BALANCED_OPERATIONS,
     CQE,
+    DISPATCH_CONFIG,
     HANDLE,
     HANDLE_OPERATIONS,
     NETIF_CONFIG,
+    NETIF_CONFIG6,
+    NETIF_STATUS,
+    RULE_ENTRY,
     SOCKET_ADDRESS,
     SQE,
     STATS,
@@ -89,6 +93,8 @@ def operation_table() -> str:
     for operation in Operation:
         if operation in HANDLE_OPERATIONS:
             target = "core in the handle"
+        elif operation is Operation.UDP_OPEN:
+            target = "least loaded core; with SPREAD all cores, joined"
         elif operation in ALL_CORE_OPERATIONS:
             target = "all cores, joined"
         elif operation in BALANCED_OPERATIONS:
@@ -99,6 +105,19 @@ def operation_table() -> str:
             target = "manager"
         state = "not yet: `-EOPNOTSUPP`" if operation.name in refused else "implemented"
         lines.append(f"| {operation.value} | `{operation.name}` | {target} | {state} |")
+    return "\n".join(lines)
+
+
+def socket_option_table() -> str:
+    """Codes of the socket options and the texts that stand below their names in the source."""
+    import twinstack.proto.queues as queues
+
+    tree = ast.parse(Path(queues.__file__).read_text(encoding="utf-8"))
+    body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "SocketOption")
+    lines = ["| code | option | meaning |", "|---|---|---|"]
+    for entry, text in zip(body[1::2], body[2::2], strict=True):
+        name, code = entry.targets[0].id, entry.value.value
+        lines.append(f"| {code} | `{name}` | {' '.join(text.value.value.split())} |")
     return "\n".join(lines)
 
 
@@ -215,6 +234,11 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "handle": lambda: layout_table(HANDLE),
     "socket-address": lambda: layout_table(SOCKET_ADDRESS),
     "netif-config": lambda: layout_table(NETIF_CONFIG),
+    "netif-config6": lambda: layout_table(NETIF_CONFIG6),
+    "netif-status": lambda: layout_table(NETIF_STATUS),
+    "dispatch-config": lambda: layout_table(DISPATCH_CONFIG),
+    "rule-entry": lambda: layout_table(RULE_ENTRY),
+    "socket-options": socket_option_table,
     "stats": lambda: layout_table(STATS),
     "image-header": lambda: layout_table(IMAGE_HEADER),
     "operations": operation_table,

@@ -122,16 +122,19 @@ void netconf_status(struct service *service, struct op *op, uint32_t port)
         return;
     }
     const struct port_config *config = &service->netconf.config[port];
+    const struct link *link = &service->stack->links[port];
     bool up = service->netconf.configured[port] && netif_is_link_up(&service->stack->netifs[port]);
-    uint32_t words[TS_NETIF_CONFIG_WORDS] = {0};
-    words[0] = TS_PUT(TS_NETIF_CONFIG_FAMILY, TS_AF_INET) |
-               TS_PUT(TS_NETIF_CONFIG_PREFIX_LENGTH, config->prefix_length) |
-               TS_PUT(TS_NETIF_CONFIG_LINK_UP, up ? 1u : 0u);
-    words[TS_NETIF_CONFIG_ADDRESS_WORD] = config->address;
-    words[TS_NETIF_CONFIG_GATEWAY_WORD] = config->gateway;
-    words[TS_NETIF_CONFIG_MAC_WORD] = mac_low(config->mac);
-    words[TS_NETIF_CONFIG_MAC_WORD + 1u] = mac_high(config->mac);
-    op_write_result(service, op, words, TS_NETIF_CONFIG_BYTES);
+    uint32_t words[TS_NETIF_STATUS_WORDS] = {0};
+    words[0] = TS_PUT(TS_NETIF_STATUS_CONFIGURED, service->netconf.configured[port] ? 1u : 0u) |
+               TS_PUT(TS_NETIF_STATUS_LINK_UP, up ? 1u : 0u) |
+               TS_PUT(TS_NETIF_STATUS_FULL_DUPLEX, link->full ? 1u : 0u) |
+               TS_PUT(TS_NETIF_STATUS_SPEED, link->speed) |
+               TS_PUT(TS_NETIF_STATUS_PREFIX_LENGTH, config->prefix_length);
+    words[TS_NETIF_STATUS_MAC_WORD] = mac_low(config->mac);
+    words[TS_NETIF_STATUS_MAC_WORD + 1u] = mac_high(config->mac);
+    words[TS_NETIF_STATUS_ADDRESS_WORD] = config->address;
+    words[TS_NETIF_STATUS_GATEWAY_WORD] = config->gateway;
+    op_write_result(service, op, words, TS_NETIF_STATUS_BYTES);
 }
 
 static void acknowledge(struct service *service, uint32_t to, uint32_t port)

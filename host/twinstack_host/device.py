@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from twinstack.proto import abi
 from twinstack.proto.image import check_image
 from twinstack.proto.layout import Layout
-from twinstack.proto.queues import CQE, NETIF_CONFIG, SQE, STATS, Operation
+from twinstack.proto.queues import CQE, NETIF_CONFIG, NETIF_STATUS, SQE, STATS, Operation
 from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 
 from .link import HostLink, LinkError
@@ -348,8 +348,8 @@ class Device:
         self.call(Operation.NETIF_CONFIG, f"configure port {port}", operation_flags=port, inline=block)
 
     def status(self, port: int) -> dict[str, int]:
-        """Present configuration of a network port, as NETIF_CONFIG fields."""
-        return self.read_layout(Operation.NETIF_STATUS, NETIF_CONFIG, f"status of port {port}", operation_flags=port)
+        """Present configuration of a network port, as NETIF_STATUS fields."""
+        return self.read_layout(Operation.NETIF_STATUS, NETIF_STATUS, f"status of port {port}", operation_flags=port)
 
     def stats(self, core: int) -> dict[str, int]:
         """Counters of a core, as STATS fields."""

@@ -19,7 +19,7 @@ from firmware.firmware_peer import (
 )
 from firmware.network_bench import BROADCAST, CONFIG, MSS, accepted, listening, segment, stranger
 from twinstack.proto.descriptor import RuleAction
-from twinstack.proto.queues import NETIF_CONFIG, Operation
+from twinstack.proto.queues import NETIF_STATUS, Operation
 
 STATUS, CONTROL, ADVERTISED, PARTNER, GIGABIT_CONTROL, GIGABIT_STATUS = 1, 0, 4, 5, 9, 10
 
@@ -221,8 +221,8 @@ def test_connections_outlive_a_link_that_goes_down(firmware):
         phy(firmware, {STATUS: FOUND[STATUS] & ~4})
         firmware.command("time 200")
         assert firmware.state()["link"] == 0
-        block = firmware.call(Operation.NETIF_STATUS, buffer=0x8000, length=32)
-        assert block == 32 and NETIF_CONFIG.unpack(firmware.read(0x8000, 32))["link_up"] == 0
+        block = firmware.call(Operation.NETIF_STATUS, buffer=0x8000, length=128)
+        assert block == 128 and NETIF_STATUS.unpack(firmware.read(0x8000, 128))["link_up"] == 0
         assert firmware.call(Operation.TCP_CONNECT, inline=socket_address(PEER_IP, 80)) == -101
         firmware.write(0x100, b"while it is down")
         firmware.sqe(Operation.SEND, 11, handle=handle, buffer=0x100, length=16)

@@ -21,7 +21,7 @@ from firmware.firmware_peer import (
 )
 from twinstack.config import EngineConfig
 from twinstack.proto.abi import ABI_VERSION
-from twinstack.proto.queues import NETIF_CONFIG, SOCKET_ADDRESS, STATS, Handle, Operation
+from twinstack.proto.queues import NETIF_CONFIG, NETIF_STATUS, SOCKET_ADDRESS, STATS, Handle, Operation
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -472,8 +472,8 @@ def test_a_full_completion_queue_loses_nothing(firmware):
 
 
 def test_status_and_statistics(firmware):
-    assert firmware.call(Operation.NETIF_STATUS, buffer=0x200, length=32) == 32
-    status = NETIF_CONFIG.unpack(firmware.read(0x200, 32))
+    assert firmware.call(Operation.NETIF_STATUS, buffer=0x200, length=128) == 128
+    status = NETIF_STATUS.unpack(firmware.read(0x200, 128))
     assert status["link_up"] == 1 and status["prefix_length"] == 24
     assert firmware.call(Operation.STATS, buffer=0x400, length=80) == 80
     stats = STATS.unpack(firmware.read(0x400, 80))

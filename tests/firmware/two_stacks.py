@@ -18,7 +18,7 @@ from scapy.layers.l2 import Ether
 
 from firmware.firmware_peer import OUR_IP, OUR_MAC, Firmware, flow_table, packed_ip, packed_mac, socket_address
 from twinstack.models.dispatcher import DispatcherModel, ParsedFrame
-from twinstack.proto.queues import NETIF_CONFIG, Operation
+from twinstack.proto.queues import NETIF_CONFIG, NETIF_STATUS, Operation
 
 CORES = 2
 ECHO_PORT = 7
@@ -211,8 +211,8 @@ class TwoStacks:
         assert manager.completions, "the configuration did not complete"
         assert manager.completions.pop(0).result == 0, "the configuration failed"
         for number, core in enumerate(self.cores):
-            assert core.call(Operation.NETIF_STATUS, CONFIGURE, buffer=0, length=32) == 32
-            status = NETIF_CONFIG.unpack(core.read(0, 32))
+            assert core.call(Operation.NETIF_STATUS, CONFIGURE, buffer=0, length=128) == 128
+            status = NETIF_STATUS.unpack(core.read(0, 128))
             assert status["address"] == packed_ip(OUR_IP), f"core {number} has no address"
         self.settle()
 

@@ -161,7 +161,7 @@ def test_load_writes_the_body_while_cores_are_held(engine):
 
 def test_load_refuses_before_it_writes(engine):
     device = Device(engine)
-    with pytest.raises(ImageError, match="ABI version 9, the engine has ABI version 2"):
+    with pytest.raises(ImageError, match="ABI version 9, the engine has ABI version 3"):
         device.load(build_image(bytes(8), 1, abi=9))
     assert engine.writes == []
 
