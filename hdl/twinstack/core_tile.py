@@ -23,6 +23,7 @@ from .interfaces import (
     ram_port_for,
 )
 from .memory import TrueDualPortRam
+from .probe_registers import connect_probe, connect_requests, connect_tuple
 from .proto.abi import ABI_VERSION, MAGIC
 from .proto.memory_map import CODE_BASE
 from .proto.registers import EVENTS, LOCK
@@ -333,48 +334,15 @@ class CoreTile(wiring.Component):
             ]
 
     def _probe(self, m: Module, inner: Module, page: CsrPage) -> None:
-        field = page.field
-        for port in (self.probe, self.flow):
-            for name in ("source", "destination"):
-                inner.d.comb += [
-                    port.request.payload[name].eq(Cat(field("probe", name, index=i).data for i in range(4))),
-                    port.request.payload[f"{name}_port"].eq(field("probe", "ports", name).data),
-                ]
-        result, busy = self._requests(m, inner, page, self.probe, "go", ("is_ipv6", "has_ports", "is_tcp"))
-        inner.d.comb += [
-            *(field("probe", "result", name).r_data.eq(result[name]) for name in ("core", "flow_hit", "flow_index")),
-            field("probe", "result", "busy").r_data.eq(busy),
-            field("probe", "hash").r_data.eq(result.rss_hash),
-        ]
+        block = page.block("probe")
+        connect_probe(m, inner, block, self.probe, self.reset_core)
+        connect_tuple(inner, block, self.flow)
         names = ("operation", "is_ipv6", "is_tcp", "is_spread", "index")
-        result, busy = self._requests(m, inner, page, self.flow, "flow", names)
+        result, busy = connect_requests(m, inner, block, self.flow, "flow", names, self.reset_core)
         inner.d.comb += [
-            *(field("probe", "flow_result", name).r_data.eq(result[name]) for name in ("status", "index", "core")),
-            field("probe", "flow_result", "busy").r_data.eq(busy),
+            *(block.field("flow_result", name).r_data.eq(result[name]) for name in ("status", "index", "core")),
+            block.field("flow_result", "busy").r_data.eq(busy),
         ]
-
-    def _requests(self, m: Module, inner: Module, page: CsrPage, port, register: str, names: tuple[str, ...]):
-        """A write to ``register`` starts a request with its fields: result of the last one, and whether one is busy."""
-        start = page.field("probe", register, names[0]).w_stb
-        # Survives a reset, as valid may not fall before ready. One from before a reset is answered before the next.
-        requested = Signal(name=f"{register}_requested")
-        wanted = Signal(name=f"{register}_wanted")
-        busy = Signal(name=f"{register}_busy")
-        result = Signal.like(port.result, name=f"{register}_result")
-        m.d.comb += port.request.valid.eq(requested)
-        with m.If(port.request.ready):
-            m.d.sync += requested.eq(0)
-        with m.Elif(wanted & ~self.reset_core):
-            m.d.sync += requested.eq(1)
-        with inner.If(start & ~busy):
-            inner.d.sync += [busy.eq(1), wanted.eq(1)]
-            for name in names:
-                inner.d.sync += port.request.payload[name].eq(page.field("probe", register, name).w_data)
-        with inner.Elif(wanted):
-            inner.d.sync += wanted.eq(requested)
-        with inner.Elif(busy & port.done & ~requested):
-            inner.d.sync += [busy.eq(0), result.eq(port.result)]
-        return result, busy
 
     def _events(self, inner: Module, page: CsrPage, tick_pending: Value, cpu: VexRiscv) -> None:
         consumer = Signal.like(self.tx.consumer)

@@ -26,7 +26,7 @@ def _round_robin(m: Module, last: Signal, valids: list[Value]) -> Signal:
     chosen = Signal.like(last, name=f"{last.name}_chosen")
     with m.Switch(last):
         for index in range(len(valids)):
-            with m.Case(index):
+            with m.Case(index) if index < len(valids) - 1 else m.Default():
                 for step in reversed(range(1, len(valids) + 1)):
                     candidate = (index + step) % len(valids)
                     with m.If(valids[candidate]):
@@ -203,6 +203,8 @@ class Dispatcher(wiring.Component):
         Which core would get a unicast frame with this tuple: TCP or UDP with ``has_ports``, otherwise of a protocol and
         ports that no rule compares; of no network port that a rule compares. The manager for what a rule drops or gives
         to all. ``done`` comes after the request was accepted.
+    host_probe : ``In(ProbePort())``
+        The same for the host side.
     flow0, ... : ``In(FlowPort())``
         Requests of each core, see :class:`FlowTable` and :class:`UdpPortTable`. ``done`` likewise.
     flows_used : ``Out(16)``
@@ -220,10 +222,10 @@ class Dispatcher(wiring.Component):
     ------
     A frame takes 10 cycles with IPv4, 16 with IPv6, ``ceil(rules / 2) + 4`` without a hash, while nothing else is asked. The
     flow table is searched at the same time; it costs more only from the second entry of a chain on: an entry more a cycle,
-    with IPv6 three. A verdict that nobody accepts holds up frames, nothing else. Frames, and all the cores' requests
-    together, take turns; those among themselves are served round robin. So a frame waits for one request at most, and a
-    request for 2 (2 cores) jobs at most. A job takes 14 cycles, or the time of the flow table if that is longer. After
-    reset all wait until the tables are filled, 128 cycles, or ``flows``.
+    with IPv6 three. A verdict that nobody accepts holds up frames, nothing else. Frames, and all the requests together,
+    take turns; those among themselves are served round robin. So a frame waits for one request at most, and a request is
+    answered after 2 (2 cores + 1) jobs at most, its own included. A job takes 14 cycles, or the time of the flow table if
+    that is longer, 3 flows + 16 at most. After reset all wait until the tables are filled, 128 cycles, or ``flows``.
 
     Raises
     ------
@@ -267,15 +269,16 @@ class Dispatcher(wiring.Component):
             }
             | {f"meta{port}": In(stream.Signature(FrameMeta)) for port in range(ports)}
             | {f"probe{core}": In(ProbePort()) for core in range(cores)}
+            | {"host_probe": In(ProbePort())}
             | {f"flow{core}": In(FlowPort()) for core in range(cores)}
             | {f"dispatched{core}": Out(32) for core in range(cores)}
         )
         self.metas = [getattr(self, f"meta{port}") for port in range(ports)]
-        self.probes = [getattr(self, f"probe{core}") for core in range(cores)]
+        self.probes = [*(getattr(self, f"probe{core}") for core in range(cores)), self.host_probe]
         self.flow_ports = [getattr(self, f"flow{core}") for core in range(cores)]
         self.dispatched = [getattr(self, f"dispatched{core}") for core in range(cores)]
-        self.client = Signal(range(1 + 2 * cores))
-        """Who is served while ``is_busy``: the frames, then each core's probe, then each core's table request."""
+        self.client = Signal(range(2 + 2 * cores))
+        """Who is served while ``is_busy``: the frames, each core's probe, the host's, each core's table request."""
         self.is_busy = Signal()
 
     # A proof puts parts with free outputs in the place of these.
@@ -401,10 +404,10 @@ class Dispatcher(wiring.Component):
                         subject.protocol.eq(Mux(is_tcp, PROTOCOL_TCP, PROTOCOL_UDP)),
                         subject.has_ports.eq(asked.has_ports),
                     ]
-            for index, flow_port in enumerate(self.flow_ports, 1 + self._cores):
+            for index, flow_port in enumerate(self.flow_ports, 1 + len(self.probes)):
                 with m.Case(index):
                     asked = flow_port.request.payload
-                    core = index - 1 - self._cores
+                    core = index - 1 - len(self.probes)
                     is_live = ~stale[core] & ~self.core_reset[core]
                     for name in ("source", "destination", "source_port", "destination_port", "is_ipv6", "index"):
                         m.d.comb += job[name].eq(asked[name])
@@ -486,7 +489,7 @@ class Dispatcher(wiring.Component):
             request = flow_port.request
             m.d.comb += [
                 flow_port.result.eq(flow_result),
-                request.ready.eq(finished & run & (client == 1 + self._cores + number)),
+                request.ready.eq(finished & run & (client == 1 + len(self.probes) + number)),
             ]
             m.d.sync += flow_port.done.eq(request.ready)
 

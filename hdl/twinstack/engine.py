@@ -18,13 +18,14 @@ from .core_tile import CoreTile
 from .csr import CsrPage
 from .dispatcher import Dispatcher
 from .host_dma import HostDma
-from .interfaces import GmiiPins, LinkStatus, MacCounters, MdioPins, RamPort
+from .interfaces import GmiiPins, LinkStatus, MacCounters, MdioPins, ProbePort, RamPort
 from .lock_unit import LockUnit
 from .mac import Mac
 from .mac_rx import TAG_BYTES
 from .mdio import MdioController
 from .memory import RamArbiter, TrueDualPortRam
 from .message_fifo import MessageFifos
+from .probe_registers import connect_probe
 from .proto import abi, memory_map
 from .rx_dma import RxDma
 from .rx_front_end import RxFrontEnd
@@ -191,6 +192,9 @@ class Engine(wiring.Component):
             (dma_in, dma_out),
         )
         self._connect_windows(m, host_page, (dma_in, dma_out))
+        host_probe = ProbePort().create()
+        connect_probe(m, m, host_page.block("host_probe"), host_probe, Const(0))
+        connect(m, host_probe, dispatcher.host_probe)
         return m
 
     def _connect_mac(self, m, page, p, mac, front_end, rx_low):

@@ -6,6 +6,7 @@ import errno
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 
 from twinstack.proto import abi
 from twinstack.proto.image import check_image
@@ -15,6 +16,7 @@ from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 
 from .link import HostLink, LinkError
 from .memory import BlockPool
+from .probe import ProbeAnswer, ask
 from .registers import Registers
 
 BLOCK_BYTES = 4096
@@ -350,6 +352,19 @@ class Device:
     def status(self, port: int) -> dict[str, int]:
         """Present configuration of a network port, as NETIF_STATUS fields."""
         return self.read_layout(Operation.NETIF_STATUS, NETIF_STATUS, f"status of port {port}", operation_flags=port)
+
+    def probe(
+        self,
+        source: str | IPv4Address | IPv6Address,
+        destination: str | IPv4Address | IPv6Address,
+        source_port: int | None = None,
+        destination_port: int | None = None,
+        *,
+        tcp: bool = True,
+    ) -> ProbeAnswer:
+        """Which core gets a packet, see :func:`twinstack_host.probe.ask`."""
+        with self._lock:
+            return ask(self.registers, source, destination, source_port, destination_port, tcp=tcp)
 
     def stats(self, core: int) -> dict[str, int]:
         """Counters of a core, as STATS fields."""

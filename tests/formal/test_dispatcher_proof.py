@@ -2,7 +2,7 @@
 
 Hash unit, flow table, UDP port table and rules are replaced by parts that answer anything at any time within their
 contracts, so that what is proven holds whatever they say. For any frames on two ports, any probes and table requests of
-two cores, any changes of the mask of the living:
+two cores, any probes of the host, any changes of the mask of the living:
 
 - verdicts (by induction, for ever): a verdict and its content stay until it is accepted; each accepted frame is accepted
   with its verdict, and each verdict with its frame; the cores are among those that lived when it was decided, and some,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .probe_block import PROBE_REGISTERS
 from .register import Block, fields, whole
 from .register import RegisterField as F
 
@@ -328,45 +329,7 @@ PROBE = Block(
     0x240,
     0x40,
     (
-        whole(
-            "source",
-            0x00,
-            "rw",
-            "Source address as a frame to us would carry it, 4 words of wire bytes; IPv4 uses the first.",
-            count=4,
-        ),
-        whole("destination", 0x10, "rw", "Destination address, likewise.", count=4),
-        fields(
-            "ports",
-            0x20,
-            "Port numbers as integers.",
-            F("source", 0, 16, "rw", "Source port of a frame to us."),
-            F("destination", 16, 16, "rw", "Destination port of a frame to us."),
-        ),
-        fields(
-            "go",
-            0x24,
-            "Starts a probe.",
-            F("is_ipv6", 0, 1, "w", "Addresses are IPv6."),
-            F(
-                "has_ports",
-                1,
-                1,
-                "w",
-                "The tuple has ports: the flow table is asked, and they are hashed if configured.",
-            ),
-            F("is_tcp", 2, 1, "w", "With has_ports: TCP, otherwise UDP."),
-        ),
-        fields(
-            "result",
-            0x28,
-            "Result of the last probe.",
-            F("core", 0, 4, "r", "Core to which the dispatcher would send it."),
-            F("flow_hit", 4, 1, "r", "The tuple is in the flow table; flow_index is valid."),
-            F("flow_index", 8, 16, "r", "Its entry."),
-            F("busy", 31, 1, "r", "Not finished yet; at most 1,024 cycles."),
-        ),
-        whole("hash", 0x2C, "r", "RSS hash of the last probe."),
+        *PROBE_REGISTERS,
         fields(
             "flow",
             0x30,
@@ -384,7 +347,14 @@ PROBE = Block(
             F("status", 0, 3, "r", "A FlowStatus."),
             F("index", 8, 16, "r", "INSERT, LOOKUP: the entry."),
             F("core", 24, 4, "r", "LOOKUP: its core."),
-            F("busy", 31, 1, "r", "Not finished yet; at most 1,024 cycles."),
+            F(
+                "busy",
+                31,
+                1,
+                "r",
+                "Not finished yet; as long as a probe. INSERT into a full table, and what a core asks for while its entries of "
+                "before its reset are being freed, waits for that first.",
+            ),
         ),
     ),
     "Hash probe and flow table: which core gets a packet, and whose it shall be.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .probe_block import PROBE_REGISTERS
 from .register import Block, fields, whole
 from .register import RegisterField as F
 
@@ -137,4 +138,13 @@ QUEUE = Block(
     ),
     "Submission and completion queue, one block for each host.",
     count=2,
+)
+
+HOST_PROBE = Block(
+    "host_probe",
+    "host",
+    0x300,
+    0x40,
+    PROBE_REGISTERS,
+    "Hash probe of the host: which core gets a packet, by the hardware that decides it for packets.",
 )

@@ -11,7 +11,7 @@ All registers are 32 bits wide and word aligned; unnamed bits read as zero and i
 from __future__ import annotations
 
 from .core_page import CONSOLE, CORE, CQ, DMA_IN, DMA_OUT, EVENT, EVENTS, LOCK, MESSAGE, PROBE, RX, SQ, TIMER, TX
-from .host_page import ENGINE, HOST_CORE, QUEUE, WINDOW
+from .host_page import ENGINE, HOST_CORE, HOST_PROBE, QUEUE, WINDOW
 from .manager_page import DISPATCH, MAC
 from .register import ACCESSES, PAGES, Block, Register, RegisterField
 
@@ -35,6 +35,7 @@ BLOCKS = (
     HOST_CORE,
     WINDOW,
     QUEUE,
+    HOST_PROBE,
 )
 
 
@@ -71,6 +72,7 @@ __all__ = [
     "EVENT",
     "EVENTS",
     "HOST_CORE",
+    "HOST_PROBE",
     "LOCK",
     "MAC",
     "MESSAGE",

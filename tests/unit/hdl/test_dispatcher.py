@@ -194,7 +194,7 @@ class Bench:
         self.core_reset = 0
         self.last_reset = -1
         self.frames = [deque() for _ in range(self.ports)]
-        self.probes = [deque() for _ in range(self.cores)]
+        self.probes = [deque() for _ in range(self.cores + 1)]  # the last is the host's
         self.commands = [deque() for _ in range(self.cores)]
         self.frame_gap = self.probe_gap = self.command_gap = self.stall = 0.0
         self.write = None  # (index, core) to write in the next cycle
@@ -209,7 +209,7 @@ class Bench:
         self.command_cycles = []
         self.cycle = 0
         self._presented = [None] * self.ports
-        self._probing = [None] * self.cores
+        self._probing = [None] * len(self.probes)
         self._commanding = [None] * self.cores
         self._states = []
         self._state = None
@@ -218,14 +218,19 @@ class Bench:
     def signal(self, name):
         return getattr(self.dut, name)
 
+    def probe_signal(self, number, name):
+        """Of a core's probe, or of the host's."""
+        return self.signal(f"probe{number}__{name}" if number < self.cores else f"host_probe__{name}")
+
     async def start(self, *, wait_for_table=True):
         dut = self.dut
         cocotb.start_soon(Clock(dut.clk, 10, "ns").start())
         dut.rst.value = 1
         for port in range(self.ports):
             self.signal(f"meta{port}__valid").value = 0
+        for number in range(len(self.probes)):
+            self.probe_signal(number, "request__valid").value = 0
         for core in range(self.cores):
-            self.signal(f"probe{core}__request__valid").value = 0
             self.signal(f"flow{core}__request__valid").value = 0
         for name in ("verdict__ready", "indirection_valid", "rule_write", "core_reset"):
             self.signal(name).value = 0
@@ -278,8 +283,9 @@ class Bench:
                 self._presented[port] = frame, meta_bits(frame, rng.getrandbits(32))
                 self.signal(f"meta{port}__payload").value = self._presented[port][1]
             self.signal(f"meta{port}__valid").value = self._presented[port] is not None
+        for number in range(len(self.probes)):
+            self._drive_probe(number)
         for core in range(self.cores):
-            self._drive_probe(core)
             self._drive_command(core)
         ready = rng.random() >= self.stall
         dut.verdict__ready.value = ready
@@ -298,8 +304,8 @@ class Bench:
         for core in range(self.cores):
             self._look_at_command(core)
         self._note_state()
-        for core in range(self.cores):
-            self._look_at_probe(core)
+        for number in range(len(self.probes)):
+            self._look_at_probe(number)
         self._look_at_verdict(ready)
         self._apply_writes()
 
@@ -326,13 +332,13 @@ class Bench:
                 self.model.rules = self.model.rules | {index: rule}
             self.rule_write = None
 
-    def _drive_probe(self, core):
-        if self._probing[core] is None and self.probes[core] and self.rng.random() >= self.probe_gap:
-            frame = self.probes[core].popleft()
-            self.signal(f"probe{core}__request__payload").value = probe_bits(frame)
-            self._probing[core] = {"frame": frame, "accepted": False, "since": self.cycle, "states": []}
-        probe = self._probing[core]
-        self.signal(f"probe{core}__request__valid").value = probe is not None and not probe["accepted"]
+    def _drive_probe(self, number):
+        if self._probing[number] is None and self.probes[number] and self.rng.random() >= self.probe_gap:
+            frame = self.probes[number].popleft()
+            self.probe_signal(number, "request__payload").value = probe_bits(frame)
+            self._probing[number] = {"frame": frame, "accepted": False, "since": self.cycle, "states": []}
+        probe = self._probing[number]
+        self.probe_signal(number, "request__valid").value = probe is not None and not probe["accepted"]
 
     def _drive_command(self, core):
         may_start = self._commanding[core] is None and not self.core_reset >> core & 1
@@ -431,9 +437,9 @@ class Bench:
             verdicts.add((verdict, model.manager))
         return verdicts
 
-    def _look_at_probe(self, core):
-        probe = self._probing[core]
-        done = int(self.signal(f"probe{core}__done").value)
+    def _look_at_probe(self, number):
+        probe = self._probing[number]
+        done = int(self.probe_signal(number, "done").value)
         if probe is None:
             assert not done, "an answer that nobody asked for"
             return
@@ -441,7 +447,7 @@ class Bench:
             from twinstack.interfaces import ProbeResult
 
             assert probe["accepted"], "answered before it was accepted"
-            result = ProbeResult.from_bits(int(self.signal(f"probe{core}__result").value))
+            result = ProbeResult.from_bits(int(self.probe_signal(number, "result").value))
             expected = {
                 (v.rss_hash, v.answer.bit_length() - 1 if v.answer else manager, v.flow_hit, v.flow_index)
                 for v, manager in self.possible(probe["frame"], None, probe["states"])
@@ -450,8 +456,8 @@ class Bench:
             assert got in expected, (probe["frame"], got, expected)
             self.certain += len(expected) == 1
             self.probe_cycles.append(self.cycle - probe["since"])
-            self._probing[core] = None
-        elif int(self.signal(f"probe{core}__request__ready").value):
+            self._probing[number] = None
+        elif int(self.probe_signal(number, "request__ready").value):
             probe["accepted"] = True
 
     def _look_at_verdict(self, ready):
@@ -675,7 +681,7 @@ async def every_table_entry_counts(dut):
     for _ in range(2):
         for entry, frame in by_entry.items():
             bench.frames[entry % bench.ports].append(frame)
-            bench.probes[entry % bench.cores].append(frame)
+            bench.probes[entry % len(bench.probes)].append(frame)
         before = bench.certain
         await bench.drain()
         assert bench.certain == before + 256
@@ -699,9 +705,50 @@ async def published_vectors(dut):
         assert bench.model.hash_of(udp) == vector.hash_addresses
         quotes = replace(tcp, is_tcp=False, is_icmp=True, is_icmp_error=True)
         bench.frames[0] += [tcp, udp, replace(tcp, is_fragment=True), quotes]
-        bench.probes[0] += [tcp, udp, probed_frame(vector.source, vector.destination)]
+        for probes in (bench.probes[0], bench.probes[-1]):
+            probes += [tcp, udp, probed_frame(vector.source, vector.destination)]
     await bench.drain()
-    assert len(bench.verdicts) == 4 * len(RSS_VECTORS) and bench.certain == 7 * len(RSS_VECTORS)
+    assert len(bench.verdicts) == 4 * len(RSS_VECTORS) and bench.certain == 10 * len(RSS_VECTORS)
+
+
+@cocotb.test(timeout_time=500, timeout_unit="us")
+async def host_probe_gives_the_verdict_of_the_frame(dut):
+    """While frames, probes and table requests of the cores flow, and cores are in reset: the answer to the host is the verdict that
+    a frame with the tuple gets, a hit of the flow table with its entry included."""
+    from twinstack.interfaces import ProbeResult, Verdict
+
+    rng = random.Random(int(os.environ["TWINSTACK_SEED"]))
+    bench = Bench(dut, rng)
+    await bench.start()
+    tuples = random_tuples(rng, 12)
+    for number, one in enumerate(tuples[::2]):
+        bench.commands[number % bench.cores].append(Command(FlowOperation.INSERT, tcp_frame(one)))
+    await bench.drain()
+    hits = 0
+    for number in range(60):
+        if number == 30:
+            bench.reset_core(bench.cores - 1)
+            await bench.drain()
+        frame = tcp_frame(rng.choice(tuples))
+        for core in range(bench.cores):
+            bench.probes[core] += [tcp_frame(rng.choice(tuples)) for _ in range(rng.randrange(3))]
+            if not bench.core_reset >> core & 1:
+                bench.commands[core].append(Command(FlowOperation.LOOKUP, tcp_frame(rng.choice(tuples))))
+        bench.frames[number % bench.ports].append(frame)
+        bench.probes[-1].append(frame)
+        answer = verdict = None
+        while bench.is_busy:
+            if int(dut.verdict__valid.value):
+                verdict = Verdict.from_bits(int(dut.verdict__payload.value))
+            await bench.step()
+            if int(dut.host_probe__done.value):
+                answer = ProbeResult.from_bits(int(dut.host_probe__result.value))
+        # Without a living core a frame goes nowhere.
+        assert verdict.cores == (1 << answer.core if bench.model.alive else 0)
+        assert (answer.rss_hash, answer.flow_hit) == (verdict.rss_hash, verdict.flow_hit)
+        assert answer.flow_index == verdict.flow_index
+        hits += answer.flow_hit
+    assert 0 < hits < 60
 
 
 def tuples_of(rng, length, count):
@@ -759,8 +806,9 @@ async def saturated(dut):
     bench.verdicts.clear()
     for port in range(bench.ports):
         bench.frames[port] += [tcp_frame(t) for t in tuples_of(rng, 16, 50)]
+    for probes in bench.probes:
+        probes += [tcp_frame(t) for t in tuples_of(rng, 16, 60)]
     for core in range(bench.cores):
-        bench.probes[core] += [tcp_frame(t) for t in tuples_of(rng, 16, 60)]
         bench.commands[core] += [Command(FlowOperation.LOOKUP, tcp_frame(t)) for t in tuples_of(rng, 16, 60)]
     bench.probe_cycles.clear()
     bench.command_cycles.clear()
@@ -769,7 +817,7 @@ async def saturated(dut):
     times = [cycle for cycle, _, _ in bench.verdicts]
     assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= 2 * IPV6_CYCLES, "at most one other's turn"
     await bench.drain()
-    assert max(bench.probe_cycles + bench.command_cycles) <= 4 * bench.cores * IPV6_CYCLES + 4
+    assert max(bench.probe_cycles + bench.command_cycles) <= (4 * bench.cores + 2) * IPV6_CYCLES + 4
 
     # A verdict that nobody takes holds up nobody else.
     bench.stall = 1.0
