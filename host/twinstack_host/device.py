@@ -38,7 +38,7 @@ class Pending:
     """An operation that was submitted.
 
     ``result`` is that of the final completion, once ``done``. ``on_more`` gets the result of each earlier completion
-    of a multishot operation.
+    of a multishot operation. ``user_data`` names it to CANCEL.
     """
 
     operation: Operation
@@ -47,6 +47,7 @@ class Pending:
     done: bool = False
     result: int = 0
     buffers: list[int] = field(default_factory=list)
+    user_data: int = 0
 
 
 def error_for(code: int, what: str) -> OSError:
@@ -67,6 +68,9 @@ class Device:
         Ring sizes.
     timeout : float
         Seconds of engine time that an operation which needs no peer may take, and the start of the cores.
+    shared_bytes : int, multiple of 4096
+        Bytes at the end of host memory that the engine may use, too, but that this Device leaves to others
+        (:class:`.server.LinkServer` gives them to its clients).
 
     Raises
     ------
@@ -76,10 +80,20 @@ class Device:
         If the rings are no powers of two, or do not fit into host memory.
     """
 
-    def __init__(self, link: HostLink, *, sq_entries: int = 64, cq_entries: int = 256, timeout: float = 5.0):
+    def __init__(
+        self,
+        link: HostLink,
+        *,
+        sq_entries: int = 64,
+        cq_entries: int = 256,
+        timeout: float = 5.0,
+        shared_bytes: int = 0,
+    ):
         for name, entries in (("sq_entries", sq_entries), ("cq_entries", cq_entries)):
             if entries < 2 or entries > 1 << 15 or entries & (entries - 1):
                 raise ValueError(f"{name} must be a power of two from 2 to 32768, not {entries!r}")
+        if shared_bytes < 0 or shared_bytes % BLOCK_BYTES:
+            raise ValueError(f"shared_bytes must be a multiple of {BLOCK_BYTES}, not {shared_bytes!r}")
         self.link = link
         self.timeout = timeout
         self.registers = Registers(link)
@@ -98,11 +112,14 @@ class Device:
         self._sq_entries, self._cq_entries = sq_entries, cq_entries
         ring_bytes = sq_entries * SQE.size_bytes + cq_entries * CQE.size_bytes
         first = -(-ring_bytes // BLOCK_BYTES) * BLOCK_BYTES
-        if link.memory_size < first + BLOCK_BYTES:
-            raise ValueError(f"host memory must have at least {first + BLOCK_BYTES} bytes, not {link.memory_size!r}")
+        least = first + BLOCK_BYTES + shared_bytes
+        if link.memory_size < least:
+            raise ValueError(f"host memory must have at least {least} bytes, not {link.memory_size!r}")
         self._sq_base = link.memory_base
         self._cq_base = link.memory_base + sq_entries * SQE.size_bytes
-        self.pool = BlockPool(link.memory_base + first, link.memory_size - first, BLOCK_BYTES)
+        self.pool = BlockPool(link.memory_base + first, link.memory_size - first - shared_bytes, BLOCK_BYTES)
+        self.shared_base = self.pool.base + self.pool.count * BLOCK_BYTES
+        self.shared_bytes = shared_bytes
         self._sq_tail = self._cq_head = 0
         self._next_user_data = 1
         self._pending: dict[int, Pending] = {}
@@ -119,7 +136,11 @@ class Device:
         ------
         twinstack.proto.image.ImageError
             If the image must not be loaded; nothing was written then.
+        EngineError
+            If the engine is shared: the program that serves it has booted it.
         """
+        if self.link.is_shared:
+            raise EngineError(errno.EPERM, "the engine is shared and runs already: it cannot be loaded from here")
         body = check_image(image, engine_abi=self.abi, code_bytes=self.code_bytes)
         with self._lock:
             self.registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
@@ -135,6 +156,8 @@ class Device:
     def start(self, *, seed: int) -> None:
         """Set up queues and windows, let the cores run, and wait until all have reported their stacks up.
 
+        On an engine that is shared (:attr:`.link.HostLink.is_shared`) the same as :meth:`attach`.
+
         Raises
         ------
         AbiMismatch
@@ -142,6 +165,9 @@ class Device:
         EngineError
             If a core does not report within :attr:`timeout`.
         """
+        if self.link.is_shared:
+            self.attach()
+            return
         registers = self.registers
         with self._lock:
             registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
@@ -149,24 +175,10 @@ class Device:
             if not any(registers.read(DISPATCH, "key", index=index) for index in range(10)):
                 self.set_hash_key(DEFAULT_KEY)
             registers.write(QUEUE, "control", 0)
-            self._sq_tail = self._cq_head = 0
-            self._pending.clear()
-            self.link.write(self._sq_base, bytes(self.pool.base - self._sq_base))
             registers.write(WINDOW, "base", self.pool.base)
-            registers.write(WINDOW, "limit", self.pool.base + self.pool.count * BLOCK_BYTES - 1)
+            registers.write(WINDOW, "limit", self.shared_base + self.shared_bytes - 1)
             registers.write_fields(WINDOW, "control", read=1, write=1)
-            registers.write(QUEUE, "sq_base", self._sq_base)
-            registers.write(QUEUE, "cq_base", self._cq_base)
-            registers.write(QUEUE, "sq_tail", 0)
-            registers.write(QUEUE, "cq_head", 0)
-            registers.write_fields(
-                QUEUE,
-                "control",
-                sq_log2=self._sq_entries.bit_length() - 1,
-                cq_log2=self._cq_entries.bit_length() - 1,
-                irq_enable=1,
-                enable=1,
-            )
+            self._set_up_queue()
             registers.write(ENGINE, "reset_cores", 0)
             deadline = self.link.clock() + self.timeout
             while registers.read(ENGINE, "alive") != (1 << self.cores) - 1:
@@ -186,6 +198,40 @@ class Device:
                     )
                 self.link.wait_interrupt(0.001)
             self.read_console()
+
+    def attach(self) -> None:
+        """Set up this program's queue on a running engine, which somebody else has started.
+
+        Raises
+        ------
+        EngineError
+            If not all cores are alive.
+        """
+        with self._lock:
+            alive = self.registers.read(ENGINE, "alive")
+            if alive != (1 << self.cores) - 1:
+                raise EngineError(errno.ENODEV, f"the engine must run with all {self.cores} cores, not {alive:#x}")
+            self.registers.write(QUEUE, "control", 0)
+            self._set_up_queue()
+
+    def _set_up_queue(self) -> None:
+        """Empty rings, and the queue enabled; it must be disabled."""
+        registers = self.registers
+        self._sq_tail = self._cq_head = 0
+        self._pending.clear()
+        self.link.write(self._sq_base, bytes(self.pool.base - self._sq_base))
+        registers.write(QUEUE, "sq_base", self._sq_base)
+        registers.write(QUEUE, "cq_base", self._cq_base)
+        registers.write(QUEUE, "sq_tail", 0)
+        registers.write(QUEUE, "cq_head", 0)
+        registers.write_fields(
+            QUEUE,
+            "control",
+            sq_log2=self._sq_entries.bit_length() - 1,
+            cq_log2=self._cq_entries.bit_length() - 1,
+            irq_enable=1,
+            enable=1,
+        )
 
     def set_hash_key(self, key: bytes) -> None:
         """Set the dispatcher's 40-byte Toeplitz key; connections that are open lose their core if it changes.
@@ -232,6 +278,12 @@ class Device:
         }
         return self.submit_raw(values, on_more=on_more, on_done=on_done)
 
+    @property
+    def room(self) -> int:
+        """Entries that the submission ring takes at once."""
+        with self._lock:
+            return self._sq_entries - ((self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF)
+
     def submit_raw(
         self,
         values: dict[str, int],
@@ -250,7 +302,8 @@ class Device:
             user_data = self._next_user_data
             self._next_user_data += 1
             known = values["operation"] in Operation._value2member_map_
-            pending = Pending(Operation(values["operation"]) if known else Operation.NOP, on_more, on_done)
+            operation = Operation(values["operation"]) if known else Operation.NOP
+            pending = Pending(operation, on_more, on_done, user_data=user_data)
             self._pending[user_data] = pending
             entry = SQE.pack(values | {"user_data": user_data})
             slot = self._sq_tail % self._sq_entries

@@ -17,6 +17,11 @@ class HostLink(ABC):
     """
 
     @property
+    def is_shared(self) -> bool:
+        """Several programs use the engine, each with a queue of its own; it runs already, and stays as it is."""
+        return False
+
+    @property
     @abstractmethod
     def memory_base(self) -> int:
         """First byte address of host memory on the host bus."""
