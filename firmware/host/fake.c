@@ -34,7 +34,8 @@ struct flow {
 struct common {
     uint32_t locks[32]; /* {core + 1} of each holder */
     uint32_t guard;     /* of the flow table */
-    uint32_t padding[31];
+    uint32_t multicast[TS_CONFIG_PORTS][2];
+    uint32_t padding[31 - 2 * TS_CONFIG_PORTS];
     struct flow flows[TS_CONFIG_FLOWS];
 };
 
@@ -265,6 +266,12 @@ void fake_no_phy(uint32_t port)
 uint32_t fake_mac_control(uint32_t port)
 {
     return fake.mac[port][2];
+}
+
+uint64_t fake_multicast(uint32_t port)
+{
+    const uint32_t *words = fake.common->multicast[port % TS_CONFIG_PORTS];
+    return words[0] | (uint64_t)words[1] << 32;
 }
 
 static void mdio(uint32_t port, uint32_t value)
@@ -697,6 +704,10 @@ void mmio_write(uint32_t address, uint32_t value)
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
             fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u] = value;
+            return;
+        }
+        if (address == TS_MAC_MULTICAST(port, 0) || address == TS_MAC_MULTICAST(port, 1)) {
+            fake.common->multicast[port][(address - TS_MAC_MULTICAST(port, 0)) / 4u] = value;
             return;
         }
         if (address == TS_MAC_MDIO(port)) {

@@ -76,7 +76,7 @@ static void print_state(void)
     for (const struct op *op = service.free_ops.head; op != NULL; op = op->next) {
         ops++;
     }
-    for (uint32_t i = 0; i < TS_DIRECTORY_WORDS; i++) {
+    for (uint32_t i = 0; i < DIRECTORY_ENTRIES; i++) {
         directory += ((const uint32_t *)(uintptr_t)TS_SHARED_BASE)[i] != 0u ? 1u : 0u;
     }
     printf(
@@ -84,14 +84,14 @@ static void print_state(void)
         "foreign=%u dropped=%u tx_errors=%u rx_dropped=%u excess=%u listeners=%u pieces=%u time_wait=%u "
         "rx_large=%u rx_small=%u flows=%u flow_full=%u flow_errors=%u flow_clashes=%u flow_frames=%u "
         "frames=%u "
-        "given=%u taken=%u not_given=%u link=%u mac0=%u\n",
+        "given=%u taken=%u not_given=%u link=%u mac0=%u multicast0=%llu multicast1=%llu\n",
         fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
         count_pcbs(tcp_active_pcbs), directory, stack.tx.copied, stack.foreign, stack.rx.dropped,
         stack.tx.errors, fake_rx_dropped(), service.excess, listeners, pieces, count_pcbs(tcp_tw_pcbs),
         rx_free_large(), rx_free_small(), fake_flows(), service.flow.full, service.flow.errors,
         service.flow.clashes, stack.rx.flow_frames, stack.rx.frames, stack.handover.given,
-        stack.handover.taken, stack.handover.dropped, netif_is_link_up(&stack.netifs[0]),
-        fake_mac_control(0));
+        stack.handover.taken, stack.handover.dropped, netif_is_link_up(&stack.netifs[0]), fake_mac_control(0),
+        (unsigned long long)fake_multicast(0), (unsigned long long)fake_multicast(1));
 }
 
 static void execute(char *line, const struct program *program)

@@ -23,7 +23,7 @@ uint64_t time_instructions(void);
 struct lock {
     uint32_t taken;
 };
-enum { LOCK_DIRECTORY = 0 };
+enum { LOCK_DIRECTORY = 0, LOCK_MULTICAST = 1 };
 int lock_take(struct lock *lock, uint32_t index); /* -E_BUSY after a bounded number of tries */
 void lock_release(struct lock *lock, uint32_t index);
 

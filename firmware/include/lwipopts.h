@@ -30,7 +30,7 @@
 #define MEMP_NUM_TCP_SEG         TCP_SEGMENTS
 #define MEMP_NUM_REASSDATA       2  /* datagrams in reassembly: their frames hold RX buffers */
 #define MEMP_NUM_FRAG_PBUF       0  /* IP_FRAG is off */
-#define MEMP_NUM_SYS_TIMEOUT     8  /* TCP, ARP, reassembly and spare */
+#define MEMP_NUM_SYS_TIMEOUT     12 /* TCP, ARP, reassembly, IGMP and spare */
 #define PBUF_POOL_SIZE           1  /* nothing allocates from it, lwIP wants one */
 #define PBUF_POOL_BUFSIZE        64 /* as small as lwIP allows with TCP off the pool */
 
@@ -65,7 +65,9 @@
 #define MEMP_NUM_UDP_PCB          1 /* sockets come later */
 #define LWIP_DHCP                 0
 #define LWIP_DNS                  0
-#define LWIP_IGMP                 0
+#define LWIP_IGMP                 1 /* UDP sockets join groups */
+#define UDP_GROUPS                8 /* that the sockets of a core can have joined on each network port */
+#define MEMP_NUM_IGMP_GROUP       (TS_CONFIG_PORTS * (UDP_GROUPS + 1)) /* and all systems */
 #define LWIP_AUTOIP               0
 #define LWIP_ACD                  0
 

@@ -59,6 +59,10 @@ struct stack {
     struct link links[TS_CONFIG_PORTS];
     uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
     struct handover handover;
+    struct {
+        uint8_t counts[TS_CONFIG_PORTS][64]; /* groups of this core that want a bit of the filter */
+        uint8_t dirty;                       /* ports whose filter is not what it should be */
+    } multicast;
 };
 
 /* The program on top. Each function returns how much it did, so that the executive knows when to idle. */
@@ -107,9 +111,15 @@ void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf 
 void handover_message(struct stack *stack, uint32_t sender, const uint32_t words[4]);
 void handover_tick(struct stack *stack);
 
-/* directory.c: local ports handed out for outgoing connections, shared by the cores */
+/* multicast.c: let a group address into the MAC of a port, or no longer (as often as it was let in) */
+void multicast_init(struct stack *stack);
+void multicast_tick(struct stack *stack);
+int multicast_filter(struct stack *stack, uint32_t port, const uint8_t mac[6], bool join);
+
+/* directory.c: local ports of outgoing connections and of UDP sockets, shared by the cores */
+enum directory_kind { DIRECTORY_TCP = 1, DIRECTORY_UDP = 2, DIRECTORY_SPREAD = 3 /* UDP on several cores */ };
 int directory_init(struct stack *stack); /* scrubs what this core's earlier epochs left */
-int directory_take(struct stack *stack, uint16_t port);
-void directory_release(struct stack *stack, uint16_t port);
+int directory_take(struct stack *stack, enum directory_kind kind, uint16_t port);
+void directory_release(struct stack *stack, enum directory_kind kind, uint16_t port);
 
 #endif

@@ -27,7 +27,7 @@ static int take_port(struct service *service, struct tcp_pcb *pcb, uint32_t remo
         if (is_listener_port(service, candidate)) {
             continue;
         }
-        int error = directory_take(stack, candidate);
+        int error = directory_take(stack, DIRECTORY_TCP, candidate);
         if (error == -E_ADDRINUSE) {
             continue;
         }
@@ -39,7 +39,7 @@ static int take_port(struct service *service, struct tcp_pcb *pcb, uint32_t remo
             *port = candidate;
             return 0;
         }
-        directory_release(stack, candidate);
+        directory_release(stack, DIRECTORY_TCP, candidate);
         if (error != -E_EXIST) {
             return error;
         }

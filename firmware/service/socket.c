@@ -82,7 +82,7 @@ void socket_release(struct socket *socket, int32_t result)
     transfer_drop_pieces(socket);
     transfer_drop_received(socket);
     if (socket->port != 0u) {
-        directory_release(service->stack, socket->port);
+        directory_release(service->stack, DIRECTORY_TCP, socket->port);
     }
     socket->state = SOCKET_FREE;
     service->open--;

@@ -48,6 +48,7 @@ int stack_init(struct stack *stack)
     dma_init_out(&stack->dma_out);
     bank_init(&stack->bank, &stack->tx);
     int error = directory_init(stack);
+    multicast_init(stack);
     error = error != 0 ? error : ports_init(stack);
     error = error != 0 ? error : tx_init(&stack->tx, stack->epoch);
     error = error != 0 ? error : sq_init(&stack->sq, stack->epoch);
@@ -118,6 +119,7 @@ int executive_step(struct stack *stack, const struct program *program)
         sys_check_timeouts();
         link_tick(stack);
         handover_tick(stack);
+        multicast_tick(stack);
     }
     if (work != 0 && program->pump != NULL) {
         work += program->pump(program->context);

@@ -27,6 +27,16 @@ static err_t link_output(struct netif *netif, struct pbuf *p)
     return error == 0 ? ERR_OK : error == -E_AGAIN ? ERR_MEM : ERR_VAL;
 }
 
+static err_t filter_group(struct netif *netif, const ip4_addr_t *group, enum netif_mac_filter_action action)
+{
+    struct stack *stack = netif->state;
+    uint8_t mac[ETH_HWADDR_LEN] = {LL_IP4_MULTICAST_ADDR_0, LL_IP4_MULTICAST_ADDR_1,
+                                   LL_IP4_MULTICAST_ADDR_2, ip4_addr2(group) & 0x7Fu,
+                                   ip4_addr3(group),        ip4_addr4(group)}; /* RFC 1112 6.4 */
+    multicast_filter(stack, (uint32_t)(netif - stack->netifs), mac, action == NETIF_ADD_MAC_FILTER);
+    return ERR_OK;
+}
+
 static err_t on_netif_add(struct netif *netif)
 {
     struct stack *stack = netif->state;
@@ -36,7 +46,8 @@ static err_t on_netif_add(struct netif *netif)
     netif->linkoutput = link_output;
     netif->mtu = MTU;
     netif->hwaddr_len = ETH_HWADDR_LEN;
-    netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET;
+    netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET | NETIF_FLAG_IGMP;
+    netif_set_igmp_mac_filter(netif, filter_group);
     return ERR_OK;
 }
 

@@ -6,6 +6,8 @@
 #include "drivers.h"
 
 #define ARP_OPERATION (TS_FRAME_PAD_BYTES + 20u) /* RFC 826, after the Ethernet header */
+#define IPV4_PROTOCOL 9u                         /* RFC 791 3.1, in the header */
+#define PROTOCOL_IGMP 2u
 
 static struct rx *instance; /* pbuf_free() calls back without context */
 
@@ -89,8 +91,9 @@ uint32_t rx_payload_address(struct rx *rx, const struct pbuf *p)
     return rx_buffer_address(index) + (address - address_of(hw_memory.rx_headers[index]));
 }
 
-/* Frames that more than one core got, and that this one is not to answer: lwIP would. */
-static bool not_ours_to_answer(uint32_t flags, const uint8_t *header)
+/* Frames that more than one core got, and that this one is not to answer: lwIP would. Each core speaks for the groups of
+ * its own sockets. */
+static bool not_ours_to_answer(uint32_t flags, uint32_t l3, const uint8_t *header)
 {
     if (TS_GET(flags, TS_RX_DESCRIPTOR_ANSWER) != 0u) {
         return false;
@@ -98,8 +101,10 @@ static bool not_ours_to_answer(uint32_t flags, const uint8_t *header)
     if (TS_GET(flags, TS_RX_DESCRIPTOR_IS_ARP) != 0u) {
         return header[ARP_OPERATION] == 0u && header[ARP_OPERATION + 1u] == 1u; /* replies are for all */
     }
+    bool igmp = TS_GET(flags, TS_RX_DESCRIPTOR_IS_IPV4) != 0u && l3 + IPV4_PROTOCOL < TS_HEADER_COPY_BYTES &&
+                header[l3 + IPV4_PROTOCOL] == PROTOCOL_IGMP;
     return TS_GET(flags, TS_RX_DESCRIPTOR_IS_BROADCAST) != 0u ||
-           TS_GET(flags, TS_RX_DESCRIPTOR_IS_MULTICAST) != 0u;
+           (TS_GET(flags, TS_RX_DESCRIPTOR_IS_MULTICAST) != 0u && !igmp);
 }
 
 static void handle(struct rx *rx, const uint32_t *words)
@@ -119,8 +124,9 @@ static void handle(struct rx *rx, const uint32_t *words)
         give_back(rx, index);
         return;
     }
+    uint32_t l3 = TS_FRAME_PAD_BYTES + TS_WORD_GET(words, TS_RX_DESCRIPTOR_L3_OFFSET);
     if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_VERSION) != TS_DESCRIPTOR_VERSION || length > capacity(index) ||
-        port >= rx->ports || not_ours_to_answer(flags, header) ||
+        port >= rx->ports || not_ours_to_answer(flags, l3, header) ||
         (rx->refuse != NULL && rx->refuse(rx->refuse_context, words, header))) {
         rx->dropped++;
         give_back(rx, index);
