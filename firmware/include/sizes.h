@@ -18,7 +18,6 @@
 #define RX_FLOW_SMALL  (RX_SMALL - (RX_SMALL < 6u ? RX_SMALL / 2u : 2u))
 #define RX_OTHER_LARGE ((RX_LARGE + 2u) / 3u) /* two datagrams of three fragments each at once */
 #define RX_OTHER_SMALL ((RX_SMALL + 1u) / 2u)
-#define RX_WATERMARK   2u /* free large buffers below which ports may send pause frames */
 
 /* Each ring holds as many descriptors as its queue may hold buffers. */
 #define RX_RING_LOG2          LOG2_CEIL(RX_FLOW_LARGE + RX_FLOW_SMALL)
@@ -61,7 +60,12 @@
 #define RX_CONTROL_RESERVE                                                                                   \
     (RX_SMALL != 0u ? RX_OTHER_LARGE : RX_LARGE - RX_FLOW_LARGE + (RX_LARGE >= 12u ? 1u : 0u))
 #define RX_ACK_RESERVE (RX_SMALL == 0u ? RX_LARGE / 4u : 0u)
-#define TX_IN_FLIGHT   8u /* TX buffers in TCP beyond which a socket gets only one */
+/* Free large buffers below which ports may send pause frames. After that each port delivers up to two more frames: one
+ * is on the wire, another begins while a frame of ours is in front of the pause frame. Never so many that windows alone
+ * would do it (docs/blocks/packet_memory.md). */
+#define RX_UNPROMISED (RX_CONTROL_RESERVE + RX_ACK_RESERVE)
+#define RX_WATERMARK  (RX_UNPROMISED < 1u + 2u * TS_CONFIG_PORTS ? RX_UNPROMISED : 1u + 2u * TS_CONFIG_PORTS)
+#define TX_IN_FLIGHT  8u /* TX buffers in TCP beyond which a socket gets only one */
 
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */

@@ -1,6 +1,6 @@
 """Why the receive buffers are split as they are: a simulation of one core's pools, without the engine.
 
-``python -m twinstack_sim.reserves [--seed n] [--ms n]`` prints the table of docs/blocks/packet_memory.md.
+``python -m twinstack_sim.reserves [--seed n] [--ms n]`` prints the two tables of docs/blocks/packet_memory.md.
 
 The pools are the reference model of the gateware. The firmware is one server that takes descriptors, flow queue first,
 and keeps a data segment's buffer until the host has its bytes. Peers obey what the firmware advertises, which it counts
@@ -25,6 +25,8 @@ FLOW_SERVICE_US = 3.0
 """An in-order segment or an acknowledgement at 75 MHz: 142 to 188 instructions with the parsed descriptor."""
 OTHER_SERVICE_US = 15.0
 """A frame that takes lwIP's whole way: 917 to 1,366 instructions."""
+ANSWER_SERVICE_US = 110.0
+"""A datagram that nobody takes and that is answered with ICMP, all caches cold: measured in the engine."""
 FLOW_BURST = 8
 """Frames of the flow queue in a row while the other queue waits."""
 COPY_US = 20.0
@@ -33,6 +35,10 @@ ROUND_TRIP_US = 60.0
 MIN_FRAME_US = 84 * 8 / 1000
 """Between minimum-size frames on a port; with two ports and two cores, also between those of one core."""
 MAX_FRAME_US = 1538 * 8 / 1000
+STORE_US = 5.1
+"""From the end of a frame of maximum size to the buffer it takes: the word-wide copy from the frame store."""
+PAUSE_US = 0.7
+"""A pause frame on the wire; one of our own frames may go first."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ SPLITS = (
     Split("two classes, promised too much", 16, flow_large=11, flow_small=14, other_large=6, other_small=12),
     RECOMMENDED,
 )
+FIRMWARE = Split("firmware", 16, flow_large=11, flow_small=14, other_large=5, other_small=8, promised=8)
+"""What sizes.h makes of the default bank: one more large buffer for fragments."""
+WATERMARKS = (2, 3, 4, 5, 6)
 
 
 @dataclass
@@ -103,6 +112,9 @@ class Simulation:
     lost: Counter[str] = field(default_factory=Counter)
 
     copy_us: float = COPY_US
+    other_us: float = OTHER_SERVICE_US
+    watermark: int = 0
+    pauses: int = 0
 
     def __post_init__(self) -> None:
         self.pools = self.split.pools()
@@ -113,6 +125,8 @@ class Simulation:
         self._busy = False
         self._burst = 0
         self._wire_free = 0.0
+        self._low = False
+        self._senders: list[ObedientSender] = []
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         self._serial += 1
@@ -122,6 +136,11 @@ class Simulation:
         while self._events and self._events[0][0] <= self.end:
             self.now, _, action = heapq.heappop(self._events)
             action()
+            if (low := self.pools.free("large") < self.watermark) != self._low:
+                self._low = low
+                self.pauses += low
+                for sender in self._senders:
+                    sender.tell(low)
 
     def unasked(self, kind: str, queue: str, interval: float, *, is_short: bool = True, steady: bool = False) -> None:
         """Frames that come at this rate whatever happens, ``steady`` or as a Poisson process."""
@@ -131,6 +150,10 @@ class Simulation:
             self.at(self.now + (interval if steady else self.rng.expovariate(1 / interval)), arrive)
 
         self.at(self.rng.random() * interval, arrive)
+
+    def obedient(self, kind: str, queue: str) -> None:
+        """Frames of maximum size at line rate from one more port, whose station obeys pause frames."""
+        self._senders.append(ObedientSender(self, Frame(kind, queue, is_short=False)))
 
     def send(self, connection: Connection) -> None:
         """The peer fills its window; its frames share a wire with those of other connections."""
@@ -165,7 +188,7 @@ class Simulation:
         self._burst = 0 if take_other else self._burst + 1
         self._busy = True
         frame, index = self.queues[queue].popleft()
-        self.at(self.now + (OTHER_SERVICE_US if take_other else FLOW_SERVICE_US), partial(self.served, frame, index))
+        self.at(self.now + (self.other_us if take_other else FLOW_SERVICE_US), partial(self.served, frame, index))
 
     def served(self, frame: Frame, index: int) -> None:
         self._busy = False
@@ -185,6 +208,40 @@ class Simulation:
             self.send(connection)
 
         self.at(time, opened)
+
+
+class ObedientSender:
+    """A port whose station sends without a gap until it hears a pause frame, and again when it hears that it may.
+
+    A frame that has begun is finished. Until a pause frame can go, a frame of our own may have to end.
+    """
+
+    def __init__(self, simulation: Simulation, frame: Frame):
+        self._simulation, self._frame = simulation, frame
+        self._paused = self._sends = False
+        self._heard = 0.0
+        # By then connections that nobody reads have filled their windows.
+        simulation.at(500.0 + simulation.rng.random() * MAX_FRAME_US, self._begin)
+
+    def tell(self, pause: bool) -> None:
+        """A pause frame is to go, with a time or with zero."""
+        simulation = self._simulation
+        self._heard = max(self._heard, simulation.now + simulation.rng.random() * MAX_FRAME_US) + PAUSE_US
+        simulation.at(self._heard, partial(self._hear, pause))
+
+    def _hear(self, pause: bool) -> None:
+        self._paused = pause
+        self._begin()
+
+    def _begin(self) -> None:
+        if not self._paused and not self._sends:
+            self._sends = True
+            self._simulation.at(self._simulation.now + MAX_FRAME_US, self._end)
+
+    def _end(self) -> None:
+        self._simulation.at(self._simulation.now + STORE_US, partial(self._simulation.arrive, self._frame))
+        self._sends = False
+        self._begin()
 
 
 def _connections(simulation: Simulation, readers: int, idle: int = 0, *, is_short: bool = False) -> None:
@@ -257,9 +314,19 @@ SCENARIOS = (
 )
 
 
-def simulate(split: Split, scenario: Callable[[Simulation], None], *, ms: float = 10.0, seed: int = 1) -> Simulation:
+def paused_strangers(s: Simulation, ports: int) -> None:
+    """The host reads nothing, so that all that is promised is in use; strangers at line rate on each port obey pauses."""
+    s.other_us = ANSWER_SERVICE_US
+    _connections(s, 0, idle=s.split.windows // 2)
+    for _ in range(ports):
+        s.obedient("strangers", "other")
+
+
+def simulate(
+    split: Split, scenario: Callable[[Simulation], None], *, ms: float = 10.0, seed: int = 1, watermark: int = 0
+) -> Simulation:
     """Run one scenario on one split; the same seed gives the same result."""
-    simulation = Simulation(split, ms * 1000, random.Random(seed))
+    simulation = Simulation(split, ms * 1000, random.Random(seed), watermark=watermark)
     scenario(simulation)
     simulation.run()
     return simulation
@@ -285,12 +352,31 @@ def table(*, ms: float = 10.0, seed: int = 1) -> str:
     return "\n".join(lines)
 
 
+def watermark_table(*, ms: float = 10.0, seed: int = 1) -> str:
+    """Markdown: what obedient strangers lose with each watermark, and how often connections alone would cause a pause."""
+    lines = [
+        "| watermark | strangers lost, 1 port | 2 ports | pauses with bulk | idle_readers | one_stranger |",
+        "|---|---|---|---|---|---|",
+    ]
+    for watermark in WATERMARKS:
+
+        def run(scenario: Callable[[Simulation], None], watermark: int = watermark) -> Simulation:
+            return simulate(FIRMWARE, scenario, ms=ms, seed=seed, watermark=watermark)
+
+        lost = [_share(run(partial(paused_strangers, ports=ports)), "strangers") for ports in (1, 2)]
+        pauses = [str(run(scenario).pauses) for scenario in (bulk, idle_readers, one_stranger)]
+        lines.append(f"| {watermark} | {' | '.join(lost + pauses)} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ms", type=float, default=10.0, help="simulated time of each scenario")
     arguments = parser.parse_args()
     print(table(ms=arguments.ms, seed=arguments.seed))
+    print()
+    print(watermark_table(ms=arguments.ms, seed=arguments.seed))
     return 0
 
 

@@ -20,6 +20,7 @@ from twinstack_host.sockets import Listener, Socket
 from twinstack_sim.engine_model import make_simulation
 from twinstack_sim.firmware import build_firmware
 from twinstack_sim.link import SimulationLink
+from twinstack_sim.peer import Peer
 from twinstack_sim.peer_lwip import LwipConnection, LwipListener, LwipPeer, PeerOptions
 from twinstack_sim.simulation import SentFrame, Simulation, SimulationOptions
 from twinstack_sim.streams import HostStream
@@ -124,10 +125,17 @@ class Rig:
 
     # ---- network ----
 
-    def add_peer(self, port: int = 0, *, wire: WireModel | None = None, options: PeerOptions | None = None) -> LwipPeer:
-        """Attach an lwIP station to ``port`` and configure the engine's address there."""
+    def add_peer(
+        self,
+        port: int = 0,
+        *,
+        wire: WireModel | None = None,
+        options: PeerOptions | None = None,
+        behind: Callable[[LwipPeer], Peer] | None = None,
+    ) -> LwipPeer:
+        """Attach an lwIP station to ``port``, ``behind`` what that makes of it, and configure the engine's address there."""
         peer = LwipPeer(PEERS[port], mac=PEER_MACS[port], seed=self.seed + port, options=options)
-        self.simulation.attach(port, peer, wire)
+        self.simulation.attach(port, behind(peer) if behind else peer, wire)
         self.peers[port] = peer
         self.device.configure(port, ENGINES[port], 24, mac=MACS[port])
         return peer
