@@ -64,6 +64,7 @@ static struct {
     uint32_t mac[TS_CONFIG_PORTS][3], mac_status[TS_CONFIG_PORTS], mdio_result[TS_CONFIG_PORTS];
     struct phy phys[TS_CONFIG_PORTS][32];
     uint32_t rule_words[2];
+    uint32_t key[10], hash_config;
     uint32_t random;
 } fake;
 
@@ -86,7 +87,8 @@ int fake_init(const struct fake_options *options)
     int shared = options->shared == NULL ? -1 : open(options->shared, O_RDWR | O_CREAT, 0600);
     fake.options = *options;
     fake.common = (struct common *)(uintptr_t)(TS_SHARED_BASE + shared_bytes);
-    fake.cq_space = 255u; /* a host that always keeps up */
+    fake.cq_space = 255u;  /* a host that always keeps up */
+    fake.hash_config = 3u; /* as after power-up */
     fake.random = options->random != 0u ? options->random : 0x1234567u + options->core;
     fake.rx_free[0] = RX_LARGE;
     fake.rx_free[1] = RX_SMALL;
@@ -622,6 +624,9 @@ uint32_t mmio_read(uint32_t address)
     if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
         return take_lock((address - TS_LOCK_LOCK(0)) / 4u);
     }
+    if (address >= TS_DISPATCH_KEY(0) && address < TS_DISPATCH_KEY(10)) {
+        return fake.key[(address - TS_DISPATCH_KEY(0)) / 4u];
+    }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
             return fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u];
@@ -675,8 +680,11 @@ uint32_t mmio_read(uint32_t address)
                TS_PUT(TS_MESSAGE_STATUS_SENDER, fake.inbox[fake.inbox_head % MESSAGES][0]);
     case TS_PROBE_RESULT:
         return TS_PUT(TS_PROBE_RESULT_CORE, fake.probe_core);
+    case TS_DISPATCH_HASH_CONFIG:
+        return fake.hash_config;
     case TS_DISPATCH_STATE:
-        return TS_PUT(TS_DISPATCH_STATE_ALIVE, (1u << options->cores) - 1u) |
+        return TS_PUT(TS_DISPATCH_STATE_ALIVE,
+                      options->alive != 0u ? options->alive : (1u << options->cores) - 1u) |
                TS_PUT(TS_DISPATCH_STATE_MANAGER, options->manager);
     default:
         return 0u;
@@ -699,6 +707,10 @@ void mmio_write(uint32_t address, uint32_t value)
     }
     if (address >= TS_LOCK_LOCK(0) && address < TS_LOCK_LOCK(32)) {
         __atomic_store_n(&fake.common->locks[(address - TS_LOCK_LOCK(0)) / 4u], 0u, __ATOMIC_SEQ_CST);
+        return;
+    }
+    if (address >= TS_DISPATCH_KEY(0) && address < TS_DISPATCH_KEY(10)) {
+        fake.key[(address - TS_DISPATCH_KEY(0)) / 4u] = value;
         return;
     }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
@@ -748,6 +760,13 @@ void mmio_write(uint32_t address, uint32_t value)
     case TS_DISPATCH_RULE_KIND:
     case TS_DISPATCH_RULE_PORTS:
         fake.rule_words[(address - TS_DISPATCH_RULE_KIND) / 4u] = value;
+        break;
+    case TS_DISPATCH_HASH_CONFIG:
+        fake.hash_config = value;
+        break;
+    case TS_DISPATCH_INDIRECTION:
+        printf("indirection %u %u\n", TS_GET(value, TS_DISPATCH_INDIRECTION_INDEX),
+               TS_GET(value, TS_DISPATCH_INDIRECTION_CORE));
         break;
     case TS_DISPATCH_RULE:
         printf("rule %u %u %u\n", fake.rule_words[0], fake.rule_words[1], value);

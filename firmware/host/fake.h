@@ -13,6 +13,7 @@ struct fake_options {
     uint32_t race_us;   /* how long a core waits at a race point */
     bool broken_lock;   /* every try succeeds */
     uint32_t flows;     /* entries of the flow table, 0: as configured */
+    uint32_t alive;     /* cores that are alive, 0: all */
 };
 
 int fake_init(const struct fake_options *options);

@@ -173,6 +173,8 @@ int main(int argc, char **argv)
             options.race_us = value;
         } else if (strcmp(argv[i], "--broken-lock") == 0) {
             options.broken_lock = value != 0u;
+        } else if (strcmp(argv[i], "--alive") == 0) {
+            options.alive = value;
         } else if (strcmp(argv[i], "--flows") == 0) {
             options.flows = value;
         } else if (strcmp(argv[i], "--shared") == 0) {

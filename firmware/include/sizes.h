@@ -32,12 +32,16 @@
 #define DMA_QUEUE       16u /* host DMA transfers of one direction, waiting or in hardware */
 #define MESSAGE_QUEUE   8u  /* messages to other cores that wait for space */
 
-/* The shared region: port directory, masks of the multicast filters, fates of spread UDP sockets; then handover.c. */
+/* The shared region: port directory, masks of the multicast filters, fates of spread UDP sockets; what the dispatcher was set
+ * to (rules.c); then handover.c. */
 #define SHARED_MULTICAST_WORDS (2u * TS_CONFIG_CORES * TS_CONFIG_PORTS)
 #define SHARED_SPREAD_WORDS    4u
 #define DIRECTORY_ENTRIES      (TS_DIRECTORY_WORDS - SHARED_MULTICAST_WORDS - SHARED_SPREAD_WORDS)
 #define SHARED_MULTICAST       (TS_SHARED_BASE + 4u * DIRECTORY_ENTRIES)
 #define SHARED_SPREAD          (SHARED_MULTICAST + 4u * SHARED_MULTICAST_WORDS)
+#define SHARED_RULES           (TS_SHARED_BASE + 4u * TS_DIRECTORY_WORDS)
+#define RULES_BYTES            256u
+#define INDIRECTION_ENTRIES    128u
 
 #define SCRATCH_BYTES  128u /* small results on their way to host memory lie in the last TX buffer */
 #define SCRATCH_PIECES (TS_TX_BUFFER_BYTES / SCRATCH_BYTES)

@@ -99,6 +99,17 @@ struct ip_hdr;
 bool ports_checksum_ok(struct pbuf *p,
                        const struct ip_hdr *header); /* of TCP or UDP; `p` starts at the header */
 
+/* rules.c: dispatch rules and indirection table; a rule has the values of the dispatcher's three registers */
+struct rule {
+    uint32_t kind, ports, match; /* match: without an index */
+};
+void rules_init(const struct stack *stack);
+void rules_take_over(const struct stack *stack);
+void rules_set(const struct stack *stack, uint32_t index, const struct rule *rule);
+void rules_get(uint32_t index, struct rule *rule);
+void rules_set_entry(uint32_t index, uint32_t core);
+uint32_t rules_entry(uint32_t index); /* core */
+
 /* link.c */
 void link_init(struct stack *stack);
 void link_tick(struct stack *stack);

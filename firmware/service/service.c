@@ -20,7 +20,7 @@ static const uint8_t uses[] = {
     [TS_OP_NOP] = 0,
     [TS_OP_NETIF_CONFIG] = USES_FLAGS | USES_INLINE,
     [TS_OP_NETIF_STATUS] = USES_FLAGS | USES_RESULT,
-    [TS_OP_DISPATCH_CONFIG] = UNIMPLEMENTED,
+    [TS_OP_DISPATCH_CONFIG] = USES_FLAGS | USES_RESULT,
     [TS_OP_TCP_LISTEN] = USES_LENGTH | USES_INLINE,
     [TS_OP_TCP_ACCEPT] = USES_HANDLE | USES_FLAGS,
     [TS_OP_TCP_CONNECT] = USES_INLINE,
@@ -344,6 +344,9 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
         break;
     case TS_OP_NETIF_STATUS:
         netconf_status(service, op, flags);
+        break;
+    case TS_OP_DISPATCH_CONFIG:
+        dispatch_config(service, op, flags);
         break;
     case TS_OP_TCP_LISTEN:
         listener_open(service, op, sqe);

@@ -173,6 +173,9 @@ void connect_start(struct service *service, struct op *op, const uint32_t *sqe);
 void connect_done(struct socket *socket, int32_t result);
 int connect_error(struct socket *socket, err_t error);
 
+/* dispatch_config.c */
+void dispatch_config(struct service *service, struct op *op, uint32_t flags);
+
 /* netconf.c */
 int netconf_init(struct service *service);
 void netconf_apply(struct service *service, struct op *op, const uint32_t *sqe);

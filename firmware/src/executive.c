@@ -55,6 +55,7 @@ int stack_init(struct stack *stack)
     error = error != 0 ? error : rx_init(&stack->rx, stack->epoch, stack->ports);
     if (error == 0) {
         handover_init(stack);
+        rules_init(stack);
         link_init(stack);
         mmio_write(TS_EVENT_ENABLE, TS_EVENT_TICK);
         platform_interrupts(true);

@@ -10,8 +10,9 @@
 #include "lwip/ip4.h"
 
 #define TIMEOUT_MS     200u
-#define REGION         (TS_SHARED_BASE + 4u * TS_DIRECTORY_WORDS)
-#define REGION_BYTES   (TS_CONFIG_SHARED_BYTES - 4u * TS_DIRECTORY_WORDS)
+#define REGION_AT      (4u * TS_DIRECTORY_WORDS + RULES_BYTES)
+#define REGION         (TS_SHARED_BASE + REGION_AT)
+#define REGION_BYTES   (TS_CONFIG_SHARED_BYTES - REGION_AT)
 #define SLICE_SMALLEST 64u
 
 static struct stack *instance; /* pbuf_free() calls back without context */

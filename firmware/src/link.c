@@ -1,4 +1,4 @@
-/* What the manager core does for the network side: dispatch rules, and the link of each port.
+/* The link of each port, watched by the manager core.
  *
  * A PHY is found and asked over MDIO (IEEE 802.3 clause 22), one management frame a tick and port, or tells its state
  * in band (RGMII). Without one the link counts as up at 1000 Mb/s. The other cores learn by message. */
@@ -11,10 +11,6 @@
 #define POLL_MS       50u
 #define MDIO_TICKS    10u /* a management frame takes 26 us at 2.5 MHz */
 #define MDIO_FAILURES 8u  /* in a row: look for the PHY again */
-
-#define PORT_DNS    53u /* RFC 1035 4.2.1 */
-#define PORT_DHCP   68u /* RFC 2131 4.1: of the client */
-#define PROTOCOL_17 17u /* UDP */
 
 /* Registers of clause 22 (22.2.4, 40.5.1.1) and the bits used of them. */
 enum { CONTROL = 0, STATUS = 1, ADVERTISED = 4, PARTNER = 5, GIGABIT_CONTROL = 9, GIGABIT_STATUS = 10 };
@@ -39,27 +35,6 @@ enum { CONTROL = 0, STATUS = 1, ADVERTISED = 4, PARTNER = 5, GIGABIT_CONTROL = 9
 static const uint8_t sequence[LINK_REGISTERS] = {STATUS,  CONTROL,         ADVERTISED,
                                                  PARTNER, GIGABIT_CONTROL, GIGABIT_STATUS};
 enum { AT_STATUS, AT_CONTROL, AT_ADVERTISED, AT_PARTNER, AT_GIGABIT_CONTROL, AT_GIGABIT_STATUS };
-
-/* --- Dispatch rules: answers of DNS and DHCP servers to the manager. The last rules: the host's own go before. --- */
-
-static void set_rule(uint32_t index, uint32_t ports, uint32_t match)
-{
-    mmio_write(TS_DISPATCH_RULE_KIND, TS_PUT(TS_DISPATCH_RULE_KIND_PROTOCOL, PROTOCOL_17));
-    mmio_write(TS_DISPATCH_RULE_PORTS, ports);
-    mmio_write(TS_DISPATCH_RULE, TS_PUT(TS_DISPATCH_RULE_INDEX, index) |
-                                     TS_DISPATCH_RULE_MATCH_PROTOCOL_MASK | match |
-                                     TS_PUT(TS_DISPATCH_RULE_ACTION, TS_RULE_ACTION_MANAGER));
-}
-
-static void set_rules(void)
-{
-    set_rule(TS_CONFIG_RULES - 1u, TS_PUT(TS_DISPATCH_RULE_PORTS_DESTINATION_PORT, PORT_DHCP),
-             TS_DISPATCH_RULE_MATCH_DESTINATION_PORT_MASK);
-    if (TS_CONFIG_RULES > 1u) {
-        set_rule(TS_CONFIG_RULES - 2u, TS_PUT(TS_DISPATCH_RULE_PORTS_SOURCE_PORT, PORT_DNS),
-                 TS_DISPATCH_RULE_MATCH_SOURCE_PORT_MASK);
-    }
-}
 
 /* --- Link state --- */
 
@@ -321,7 +296,7 @@ void link_tick(struct stack *stack)
 {
     bool manager = stack_manager() == stack->core;
     if (manager && !stack->manages) {
-        set_rules();
+        rules_take_over(stack);
         for (uint32_t port = 0; port < stack->ports; port++) {
             stack->links[port].busy = false;
             start_scan(&stack->links[port], 0u);

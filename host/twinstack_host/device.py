@@ -11,9 +11,19 @@ from ipaddress import IPv4Address, IPv6Address
 from twinstack.proto import abi
 from twinstack.proto.image import check_image
 from twinstack.proto.layout import Layout
-from twinstack.proto.queues import CQE, NETIF_CONFIG, NETIF_STATUS, SQE, STATS, Operation
+from twinstack.proto.queues import (
+    CQE,
+    DISPATCH_CONFIG,
+    NETIF_CONFIG,
+    NETIF_STATUS,
+    SQE,
+    STATS,
+    DispatchFlag,
+    Operation,
+)
 from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 
+from .dispatch import DispatchConfig
 from .link import HostLink, LinkError
 from .memory import BlockPool
 from .probe import ProbeAnswer, ask
@@ -418,6 +428,39 @@ class Device:
         """Which core gets a packet, see :func:`twinstack_host.probe.ask`."""
         with self._lock:
             return ask(self.registers, source, destination, source_port, destination_port, tcp=tcp)
+
+    def dispatch_config(self) -> DispatchConfig:
+        """How received frames are given to the cores now."""
+        address = self.pool.take()
+        try:
+            size = DISPATCH_CONFIG.size_bytes
+            fields = {"buffer": address, "length": size, "operation_flags": DispatchFlag.READ}
+            self.call(Operation.DISPATCH_CONFIG, "dispatch configuration", **fields)
+            return DispatchConfig.unpack(self.link.read(address, size))
+        finally:
+            self.pool.give(address)
+
+    def set_dispatch(self, config: DispatchConfig) -> None:
+        """Set the parts that ``config`` has; connections that are open stay on their cores.
+
+        Raises
+        ------
+        ValueError
+            If it names a core that there is not, or has no part.
+        """
+        config.check(self.cores)
+        address = self.pool.take()
+        try:
+            self.link.write(address, config.pack())
+            fields = {"buffer": address, "length": DISPATCH_CONFIG.size_bytes}
+            result = self.wait(self.submit(Operation.DISPATCH_CONFIG, **fields), self.timeout)
+            if result == -errno.EINVAL:
+                at = DISPATCH_CONFIG.unpack(self.link.read(address, DISPATCH_CONFIG.size_bytes))["refused_at"]
+                raise ValueError(f"dispatch configuration is refused at byte {at}, {config!r}")
+            if result < 0:
+                raise error_for(result, "dispatch configuration")
+        finally:
+            self.pool.give(address)
 
     def stats(self, core: int) -> dict[str, int]:
         """Counters of a core, as STATS fields."""

@@ -102,6 +102,7 @@ class Firmware:
     completions: list[Completion] = field(default_factory=list)
     messages: list[tuple[int, ...]] = field(default_factory=list)
     rules: list[tuple[int, ...]] = field(default_factory=list)
+    indirection: dict[int, int] = field(default_factory=dict)
     mdio: list[tuple[int, ...]] = field(default_factory=list)
     ready: tuple[int, int] = (0, 0)
     log: list[str] = field(default_factory=list)
@@ -132,6 +133,8 @@ class Firmware:
                 self.messages.append(tuple(int(word) for word in words[1:]))
             elif words[0] == "rule":
                 self.rules.append(tuple(int(word) for word in words[1:]))
+            elif words[0] == "indirection":
+                self.indirection[int(words[1])] = int(words[2])
             elif words[0] == "mdio":
                 self.mdio.append(tuple(int(word) for word in words[1:]))
             elif words[0] == "ready":

@@ -306,12 +306,13 @@ def test_a_core_that_boots_learns_that_the_link_is_down():
 
 def test_the_manager_sets_the_rules(firmware):
     udp = 17 << 16
-    matches = {1 << 5 | 1 << 7, 1 << 5 | 1 << 8}
-    assert {rule[:2] for rule in firmware.rules} == {(udp, 53), (udp, 68 << 16)}
-    for _kind, ports, rule in firmware.rules:
-        assert rule >> 12 & 7 == RuleAction.MANAGER
-        assert rule & 0x1F0 == 1 << 5 | (1 << 7 if ports == 53 else 1 << 8) and rule & 0x1F0 in matches
-    assert {rule[2] & 15 for rule in firmware.rules} == {CONFIG.rules - 1, CONFIG.rules - 2}
+    by_index = {rule[2] & 15: (*rule[:2], rule[2] & 0x1F0) for rule in firmware.rules if rule[2] >> 12 & 7}
+    assert by_index == {
+        CONFIG.rules - 2: (udp, 53, 1 << 5 | 1 << 7),
+        CONFIG.rules - 1: (udp, 67 | 68 << 16, 1 << 5 | 1 << 7 | 1 << 8),
+    }
+    assert {rule[2] >> 12 & 7 for rule in firmware.rules} == {RuleAction.OFF, RuleAction.MANAGER}
+    assert {rule[2] & 15 for rule in firmware.rules} == set(range(CONFIG.rules))
 
 
 def test_no_other_core_touches_the_managers_page():
