@@ -20,6 +20,7 @@ from twinstack.proto.queues import (
     ALL_CORE_OPERATIONS,
     BALANCED_OPERATIONS,
     CQE,
+    DATAGRAM_OPERATIONS,
     DISPATCH_CONFIG,
     HANDLE,
     HANDLE_OPERATIONS,
@@ -91,12 +92,16 @@ def operation_table() -> str:
     refused = refused_operations()
     lines = ["| code | operation | delivered to | state |", "|---|---|---|---|"]
     for operation in Operation:
-        if operation in HANDLE_OPERATIONS:
+        if operation in DATAGRAM_OPERATIONS:
+            target = "core in the handle; of a spread UDP socket, core in `operation_flags`"
+        elif operation in HANDLE_OPERATIONS:
             target = "core in the handle"
         elif operation is Operation.UDP_OPEN:
             target = "least loaded core; with SPREAD all cores, joined"
         elif operation in ALL_CORE_OPERATIONS:
             target = "all cores, joined"
+        elif operation is Operation.TCP_CONNECT:
+            target = "least loaded core; with local port and IPv4 address the core of the hash probe"
         elif operation in BALANCED_OPERATIONS:
             target = "least loaded core"
         elif operation is Operation.STATS:

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 from .completion_queue import CompletionQueue
 from .config import EngineConfig
 from .host_dispatcher import HostDispatcher
-from .interfaces import CqPort, SqPort, ram_port_for
+from .interfaces import CqPort, ProbePort, SqPort, ram_port_for
 from .soc import wishbone_signature
 
 
@@ -33,6 +33,8 @@ class ControlQueue(wiring.Component):
         State of the cores.
     sq0.., cq0.., data0.. :
         For each core: its delivery ring, its completions, the data RAM in which the ring lies.
+    probe : ``Out(ProbePort())``
+        Asks the network side's dispatcher which core a connection belongs to.
     delivered0.. : ``Out(32)``
         Entries delivered to the core since power-up; wraps.
 
@@ -67,6 +69,7 @@ class ControlQueue(wiring.Component):
             "manager": In(4),
             "core_reset": In(config.cores),
             "epochs": In(data.ArrayLayout(8, config.cores)),
+            "probe": Out(ProbePort()),
         }
         for core in range(config.cores):
             members |= {
@@ -91,6 +94,7 @@ class ControlQueue(wiring.Component):
 
         connect(m, dispatcher=dispatcher.o, completions=completions.i)
         connect(m, dispatcher=dispatcher.join, completions=completions.join)
+        connect(m, inner=dispatcher.probe, outer=flipped(self.probe))
         connect(m, inner=dispatcher.bus, outer=flipped(self.sq_bus))
         connect(m, inner=completions.bus, outer=flipped(self.cq_bus))
         for half in (dispatcher, completions):

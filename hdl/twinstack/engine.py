@@ -25,6 +25,7 @@ from .mac_rx import TAG_BYTES
 from .mdio import MdioController
 from .memory import RamArbiter, TrueDualPortRam
 from .message_fifo import MessageFifos
+from .probe_arbiter import ProbeArbiter
 from .probe_registers import connect_probe
 from .proto import abi, memory_map
 from .rx_dma import RxDma
@@ -194,7 +195,10 @@ class Engine(wiring.Component):
         self._connect_windows(m, host_page, (dma_in, dma_out))
         host_probe = ProbePort().create()
         connect_probe(m, m, host_page.block("host_probe"), host_probe, Const(0))
-        connect(m, host_probe, dispatcher.host_probe)
+        m.submodules.probe_arbiter = probes = ProbeArbiter()
+        connect(m, host_probe, probes.requester0)
+        connect(m, queue.probe, probes.requester1)
+        connect(m, probes.target, dispatcher.host_probe)
         return m
 
     def _connect_mac(self, m, page, p, mac, front_end, rx_low):

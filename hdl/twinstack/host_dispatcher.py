@@ -6,23 +6,40 @@ from amaranth.lib.wiring import In, Out
 
 from .completion_queue import ECONNRESET, ENODEV, Completion, JoinPort, layout_bits
 from .config import EngineConfig
-from .interfaces import SqPort, ram_port_for
+from .interfaces import ProbePort, SqPort, ram_port_for
 from .proto.queues import (
+    AF_INET,
     ALL_CORE_OPERATIONS,
     ALL_CORES,
     BALANCED_OPERATIONS,
+    DATAGRAM_OPERATIONS,
     HANDLE,
     HANDLE_OPERATIONS,
+    SOCKET_ADDRESS,
     SQ_DELIVERY,
     SQE,
     Operation,
+    UdpFlag,
 )
 from .soc import wishbone, wishbone_signature
 
 CycleType = wishbone.CycleType
 
-_KEPT_FIELDS = ("operation", "handle", "user_data", "operation_flags")
-"""Fields of the SQE that decide where it goes, kept in registers beside the buffer."""
+LOCAL_PORT_BITS = 16
+"""Of ``operation_flags`` of a TCP_CONNECT."""
+DATAGRAM_CORE = slice(8, 10)
+"""Core in ``operation_flags`` of an operation on a spread UDP socket."""
+SPREAD_BIT = UdpFlag.SPREAD.bit_length() - 1
+
+# Name: first word of the entry, lowest bit, bits.
+_KEPT_FIELDS = {
+    name: (SQE[name].word, SQE[name].lsb, SQE[name].width)
+    for name in ("operation", "handle", "user_data", "operation_flags")
+} | {
+    f"inline_{name}": (SQE["inline"].word + SOCKET_ADDRESS[name].word, SOCKET_ADDRESS[name].lsb, width)
+    for name, width in (("family", 16), ("port", 16), ("address", 32), ("extra", 32))
+}
+"""Parts of the SQE that decide where it goes, kept in registers beside the buffer."""
 
 
 class HostDispatcher(wiring.Component):
@@ -31,7 +48,10 @@ class HostDispatcher(wiring.Component):
     Entries are fetched and delivered in order, one at a time. Where an entry goes is said in ``twinstack.proto.queues``;
     the decision is taken again whenever the chosen core dies before the entry is in its ring. An entry waits while a
     ring it goes to has no room, and, if it concerns all cores, while no join slot is free. Entries that no core can
-    serve are completed here: -ENODEV if no core lives, -ECONNRESET if the core in the handle does not.
+    serve are completed here: -ENODEV if no core lives, -ECONNRESET if the core that it names does not.
+
+    A TCP_CONNECT with a local port and a local IPv4 address goes to the core that ``probe`` names for the frames of the
+    connection, by hash or flow table; as any other, to the least loaded, if that core does not live.
 
     Parameters
     ----------
@@ -64,12 +84,14 @@ class HostDispatcher(wiring.Component):
     o : ``Out(stream.Signature(Completion))``
         Completions of entries that no core can serve. Withdrawn when ``run`` falls.
     join : ``Out(JoinPort(cores))``
+    probe : ``Out(ProbePort())``
+        To the network side's dispatcher. What was asked is waited for, also when ``run`` falls.
     bus_error : ``Out(1)``
         One cycle: a ring access ended with ``err``.
 
     Timing
     ------
-    About 50 cycles for each entry and core, with memories that answer at once.
+    About 50 cycles for each entry and core, with memories that answer at once; and the time of a probe.
     """
 
     def __init__(self, config: EngineConfig):
@@ -90,6 +112,7 @@ class HostDispatcher(wiring.Component):
             "epochs": In(data.ArrayLayout(8, config.cores)),
             "o": Out(stream.Signature(Completion)),
             "join": Out(JoinPort(config.cores)),
+            "probe": Out(ProbePort()),
             "bus_error": Out(1),
         }
         for core in range(config.cores):
@@ -116,7 +139,7 @@ class HostDispatcher(wiring.Component):
         # --- The entry being handled -----------------------------------------------------------------------------
         m.submodules.buffer = buffer = memory.Memory(shape=32, depth=SQE.words, init=[])
         store, load = buffer.write_port(), buffer.read_port(domain="comb")
-        kept = {name: Signal(SQE[name].width, name=name) for name in _KEPT_FIELDS}
+        kept = {name: Signal(width, name=name) for name, (_, _, width) in _KEPT_FIELDS.items()}
         index = Signal(16)
         word = Signal(range(SQ_DELIVERY.words + 1))
         m.d.comb += [store.addr.eq(word), store.data.eq(self.bus.dat_r), load.addr.eq(word)]
@@ -127,18 +150,24 @@ class HostDispatcher(wiring.Component):
         wanted = self.run & ~closing
 
         # --- Where it goes ---------------------------------------------------------------------------------------
+        operation, flags = kept["operation"], kept["operation_flags"]
         handle_core = kept["handle"][HANDLE["core"].bit :][: HANDLE["core"].width]
-        to_handle, to_all, to_balanced, to_stats = (
-            Signal(name=name) for name in ("handle_", "all_", "balanced", "stats")
+        to_named, to_all, to_balanced, to_stats, to_probed = (
+            Signal(name=name) for name in ("named", "all_", "balanced", "stats", "probed")
         )
+        named_core = Signal.like(handle_core)
         manager_mask = Signal(cores)
-        handle_mask = Signal(cores)
+        named_mask = Signal(cores)
         stats_mask = Signal(cores)
         m.d.comb += [
             manager_mask.eq(1 << self.manager),
-            handle_mask.eq(1 << handle_core),
-            stats_mask.eq(Mux(kept["operation_flags"] < cores, 1 << kept["operation_flags"][:2], 0)),
+            named_mask.eq(1 << named_core),
+            stats_mask.eq(Mux(flags < cores, 1 << flags[:2], 0)),
         ]
+
+        def is_one_of(operations):
+            return Cat(operation == int(code) for code in sorted(operations)).any()
+
         targets = Signal(cores)
         is_joined = Signal()
         join_id = Signal.like(self.join.id)
@@ -192,6 +221,18 @@ class HostDispatcher(wiring.Component):
             Mux(word < SQE.words, load.data, tail_words.word_select(word[:2], 32))  # SQE.words is a multiple of 4
         )
 
+        probed_mask = Signal(cores)
+        asked = self.probe.request.payload
+        m.d.comb += [
+            asked.source.eq(kept["inline_address"]),
+            asked.source_port.eq(kept["inline_port"]),
+            asked.destination.eq(kept["inline_extra"]),
+            asked.destination_port.eq(flags[:LOCAL_PORT_BITS]),
+            asked.has_ports.eq(1),
+            asked.is_tcp.eq(1),
+            probed_mask.eq(1 << self.probe.result.core),
+        ]
+
         fail = Signal(32)
         m.d.comb += [
             self.bus.sel.eq(0xF),
@@ -226,12 +267,11 @@ class HostDispatcher(wiring.Component):
             with m.State("Fetch"):
                 with m.If(answered):
                     m.d.comb += store.en.eq(1)
-                    for name, register in kept.items():
-                        field = SQE[name]
-                        for step in range((field.width + 31) // 32):
-                            with m.If(word == field.word + step):
-                                part = register[32 * step : 32 * (step + 1)]
-                                m.d.sync += part.eq(self.bus.dat_r[field.lsb :])
+                    for name, (first_word, lsb, width) in _KEPT_FIELDS.items():
+                        for step in range((width + 31) // 32):
+                            with m.If(word == first_word + step):
+                                part = kept[name][32 * step : 32 * (step + 1)]
+                                m.d.sync += part.eq(self.bus.dat_r[lsb:])
                     m.d.sync += [word.eq(word + 1), self.bus.adr.eq(self.bus.adr + 1)]
                     with m.If(word == SQE.words - 2):
                         m.d.sync += self.bus.cti.eq(CycleType.END_OF_BURST.value)
@@ -247,13 +287,22 @@ class HostDispatcher(wiring.Component):
                             m.next = "Classify"
                     m.d.sync += self.bus_error.eq(self.bus.err & wanted)
             with m.State("Classify"):
-                for flag, operations in (
-                    (to_handle, HANDLE_OPERATIONS),
-                    (to_all, ALL_CORE_OPERATIONS),
-                    (to_balanced, BALANCED_OPERATIONS),
-                    (to_stats, {Operation.STATS}),
-                ):
-                    m.d.sync += flag.eq(Cat(kept["operation"] == int(code) for code in sorted(operations)).any())
+                has_handle, on_all = is_one_of(HANDLE_OPERATIONS), handle_core == ALL_CORES
+                is_datagram = is_one_of(DATAGRAM_OPERATIONS) & on_all
+                is_spread = (operation == Operation.UDP_OPEN) & flags[SPREAD_BIT]
+                m.d.sync += [
+                    to_all.eq(is_one_of(ALL_CORE_OPERATIONS) | is_spread | (has_handle & on_all & ~is_datagram)),
+                    to_named.eq(has_handle),
+                    named_core.eq(Mux(is_datagram, flags[DATAGRAM_CORE], handle_core)),
+                    to_balanced.eq(is_one_of(BALANCED_OPERATIONS) & ~is_spread),
+                    to_stats.eq(operation == Operation.STATS),
+                    to_probed.eq(
+                        (operation == Operation.TCP_CONNECT)
+                        & (kept["inline_family"] == AF_INET)
+                        & flags[:LOCAL_PORT_BITS].any()
+                        & kept["inline_extra"].any()
+                    ),
+                ]
                 m.next = "Decide"
             with m.State("Decide"):
                 m.d.sync += [
@@ -268,14 +317,16 @@ class HostDispatcher(wiring.Component):
                 with m.If(~usable.any()):
                     m.d.sync += fail.eq(C(-ENODEV, 32))
                     m.next = "Refuse"
-                with m.Elif(to_all | (to_handle & (handle_core == ALL_CORES))):
+                with m.Elif(to_all):
                     m.d.sync += [is_joined.eq(1), targets.eq(usable)]
                     m.next = "Open Join"
-                with m.Elif(to_handle & (handle_core < cores)):
-                    m.d.sync += targets.eq(handle_mask)
-                    with m.If(~(usable & handle_mask).any()):
+                with m.Elif(to_named & (named_core < cores)):
+                    m.d.sync += targets.eq(named_mask)
+                    with m.If(~(usable & named_mask).any()):
                         m.d.sync += fail.eq(C(-ECONNRESET, 32))
                         m.next = "Refuse"
+                with m.Elif(to_probed):
+                    m.next = "Ask"
                 with m.Elif(to_balanced):
                     m.next = "Balance"
                 with m.Elif(to_stats & (usable & stats_mask).any()):
@@ -285,6 +336,19 @@ class HostDispatcher(wiring.Component):
                     m.next = "Decide"
                 with m.If(~wanted):
                     m.next = "Idle"
+            with m.State("Ask"):
+                # Not withdrawn, whatever becomes of the entry.
+                m.d.comb += self.probe.request.valid.eq(1)
+                with m.If(self.probe.request.ready):
+                    m.next = "Await Answer"
+            with m.State("Await Answer"):
+                m.d.sync += targets.eq(probed_mask)
+                with m.If(self.probe.done):
+                    m.next = "Balance"
+                    with m.If((usable & probed_mask).any()):
+                        m.next = "Next Target"
+                    with m.If(~wanted):
+                        m.next = "Idle"
             with m.State("Balance"):
                 # One core in each cycle, from the one after the last chosen on: the first of equals wins.
                 with m.If((usable >> candidate)[0] & (~found | (candidate_load < best_load))):

@@ -10,8 +10,8 @@ from twinstack.proto.registers import HOST_PROBE
 
 from .registers import Registers
 
-POLLS = 8192
-"""Of three cycles or more each; no probe takes 20,000 (docs/blocks/dispatcher.md)."""
+POLLS = 16384
+"""Of three cycles or more each; no probe takes 40,000 (docs/blocks/dispatcher.md)."""
 
 
 @dataclass(frozen=True)

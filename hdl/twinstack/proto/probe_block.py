@@ -47,7 +47,7 @@ PROBE_REGISTERS = (
             31,
             1,
             "r",
-            "Not finished yet; at most 5,280 cycles with two cores and 128 flows, see docs/blocks/dispatcher.md.",
+            "Not finished yet; at most 5,280 cycles with two cores and 128 flows, for the host twice that: docs/blocks/dispatcher.md.",
         ),
     ),
     whole("hash", 0x2C, "r", "RSS hash of the last probe."),
