@@ -452,8 +452,8 @@ class Device:
         address = self.pool.take()
         try:
             self.link.write(address, config.pack())
-            fields = {"buffer": address, "length": DISPATCH_CONFIG.size_bytes}
-            result = self.wait(self.submit(Operation.DISPATCH_CONFIG, **fields), self.timeout)
+            pending = self.submit(Operation.DISPATCH_CONFIG, buffer=address, length=DISPATCH_CONFIG.size_bytes)
+            result = self.wait(pending, self.timeout)
             if result == -errno.EINVAL:
                 at = DISPATCH_CONFIG.unpack(self.link.read(address, DISPATCH_CONFIG.size_bytes))["refused_at"]
                 raise ValueError(f"dispatch configuration is refused at byte {at}, {config!r}")

@@ -117,7 +117,7 @@ class DispatchConfig:
 
     def check(self, cores: int) -> None:
         """Raise ValueError if a core is named that an engine with ``cores`` has not, or nothing is to be set."""
-        if self.key is self.tcp_ports is self.indirection is self.rules is None:
+        if all(part is None for part in (self.key, self.tcp_ports, self.indirection, self.rules)):
             raise ValueError(f"configuration must have a part, not {self!r}")
         for index, core in enumerate(self.indirection or ()):
             if core >= cores:

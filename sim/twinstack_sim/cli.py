@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twinstack_host.device import Device
 
-    from .peer_lwip import LwipPeer
+    from .peer_lwip import LwipConnection, LwipPeer
     from .session import Session
     from .simulation import SentFrame
     from .streams import HostStream
@@ -27,6 +27,8 @@ BACKLOG = 8
 LOOK_S = 0.002
 """Longest time, of the engine's, between two looks at the connections."""
 EXAMPLE_BYTES = 2048
+CLIENTS = 8
+"""Programs that may use a served engine at the same time."""
 
 DESCRIPTION = """\
 Run the engine under Verilator with its firmware. Port 0 has an address and an echo service (TCP port 7), written on
@@ -38,6 +40,10 @@ each core has done.
 
 Without --tap the peer is lwIP in this process, on simulated time. It pings the engine, and sends random data to the
 echo service and checks what comes back, for --duration milliseconds.
+
+With --listen other programs use the engine at the same time, each with sockets of its own, through a SocketLink
+(twinstack_host.socket_link) or --connect PATH of another sub-command. The lwIP peer has an echo service at TCP port 7
+for them, and sends nothing by itself.
 """
 
 
@@ -57,8 +63,10 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--duration",
         type=float,
-        help="milliseconds of simulated time (default 10); seconds of wall-clock time with --tap (default: no end)",
+        help="milliseconds of simulated time (default 10, with --listen no end); seconds of wall-clock time with --tap"
+        " (default: no end)",
     )
+    parser.add_argument("--listen", type=Path, metavar="PATH", help="serve the engine to other programs at this socket")
     parser.set_defaults(run=run)
 
 
@@ -83,6 +91,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if engine not in peer_interface.network or engine == peer_interface.ip:
         raise ValueError(f"engine must be another address of {peer_interface.network}, not {arguments.engine!r}")
 
+    from twinstack_host.server import SLICE_BYTES, LinkServer
+
     from .peer import Peer
     from .peer_lwip import LwipPeer
     from .peer_tap import TapPeer, reexec_in_namespace
@@ -91,8 +101,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
     if arguments.tap:
         reexec_in_namespace()
-    options = SimulationOptions(seed=arguments.seed, external_tick=arguments.tap)
-    with engine_session(options=options, pcap=arguments.pcap, verbose=True) as session, _interruptible() as stopped:
+    shared_bytes = CLIENTS * SLICE_BYTES if arguments.listen is not None else 0
+    options = SimulationOptions(seed=arguments.seed, external_tick=arguments.tap, memory_bytes=(1 << 20) + shared_bytes)
+    with contextlib.ExitStack() as stack:
+        session = stack.enter_context(
+            engine_session(options=options, pcap=arguments.pcap, verbose=True, shared_bytes=shared_bytes)
+        )
+        stopped = stack.enter_context(_interruptible())
         simulation = session.simulation
         counts = [0] * simulation.ports
 
@@ -110,11 +125,21 @@ def _run(arguments: argparse.Namespace) -> None:
             print(f"core {core} console: {text.strip()}")
         session.device.configure(0, arguments.engine, peer_interface.network.prefixlen, mac="02:54:53:00:00:01")
         service = EchoService(session.device)
+        also: list[Callable[[], None]] = []
+        if arguments.listen is not None:
+            server = stack.enter_context(LinkServer(session.device, arguments.listen))
+            also.append(server.step)
+            print(f"The engine is served at {arguments.listen}, for {server.slices} programs at a time.", flush=True)
         started = time.monotonic()
         if arguments.tap:
             print_how_to_enter(arguments.engine)
             end = float("inf") if arguments.duration is None else started + arguments.duration
-            serve(session, service, lambda: stopped() or time.monotonic() >= end)
+            serve(session, service, lambda: stopped() or time.monotonic() >= end, *also)
+        elif arguments.listen is not None:
+            also.append(PeerEcho(lwip).step)
+            print(f"The peer is {peer_interface.ip}, with an echo service. Ctrl-C ends.", flush=True)
+            end = float("inf") if arguments.duration is None else session.link.clock() + arguments.duration / 1000
+            serve(session, service, lambda: stopped() or session.link.clock() >= end, *also)
         else:
             example = Example(lwip, arguments.engine, simulation.seed)
             end = session.link.clock() + (arguments.duration or 10.0) / 1000
@@ -154,13 +179,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def serve(
-    session: Session, service: EchoService, ended: Callable[[], bool], also: Callable[[], None] = lambda: None
-) -> None:
-    """Serve until ``ended()``, asked every few thousand cycles; ``also()`` runs as often."""
+def serve(session: Session, service: EchoService, ended: Callable[[], bool], *also: Callable[[], None]) -> None:
+    """Serve until ``ended()``, asked every few thousand cycles; all of ``also`` run as often."""
     while not ended():
         service.step()
-        also()
+        for step in also:
+            step()
         session.device.advance(LOOK_S if session.simulation.options.external_tick else LOOK_S / 40)
 
 
@@ -193,6 +217,25 @@ class EchoService:
             with contextlib.suppress(OSError):
                 stream.close()
         return not over
+
+
+class PeerEcho:
+    """Returns what comes to TCP port 7 of the lwIP peer."""
+
+    def __init__(self, peer: LwipPeer):
+        self._listener = peer.listen(ECHO_PORT, backlog=BACKLOG)
+        self._connections: list[LwipConnection] = []
+
+    def step(self) -> None:
+        """Serve all connections once, without waiting."""
+        while (accepted := self._listener.accept()) is not None:
+            self._connections.append(accepted)
+        for connection in list(self._connections):
+            if not connection.closed:
+                connection.send_all(connection.recv())
+            if connection.closed or connection.peer_closed and not connection.unsent:
+                connection.close()
+                self._connections.remove(connection)
 
 
 class Example:

@@ -44,6 +44,7 @@ def engine_session(
     image: bytes | None = None,
     pcap: Path | None = None,
     verbose: bool = False,
+    shared_bytes: int = 0,
 ) -> Iterator[Session]:
     """Build what is needed, start the engine and its firmware, and hand over the running session.
 
@@ -59,6 +60,8 @@ def engine_session(
         Where captures go.
     verbose : bool
         Tell on standard error what takes long.
+    shared_bytes : int
+        Host memory that the session's Device leaves to others, as its parameter of that name.
     """
 
     def say(text: str) -> None:
@@ -73,7 +76,8 @@ def engine_session(
     with simulation:
         link = SimulationLink(simulation)
         # Simulated time passes quickly where it counts; wall-clock time runs on while the simulation crawls.
-        device = Device(link, timeout=120.0 if simulation.options.external_tick else 0.2)
+        timeout = 120.0 if simulation.options.external_tick else 0.2
+        device = Device(link, timeout=timeout, shared_bytes=shared_bytes)
         say("loading the firmware")
         device.load(image)
         # Registers of the MACs and the dispatcher outlive the cores; the firmware sets them up as it needs them.

@@ -331,7 +331,12 @@ class Rig:
 
 @contextlib.contextmanager
 def started(
-    *, tick_cycles: int | None = FAST_TICK, pcap: Path | None = None, image: bytes | None = None, **options: object
+    *,
+    tick_cycles: int | None = FAST_TICK,
+    pcap: Path | None = None,
+    image: bytes | None = None,
+    shared_bytes: int = 0,
+    **options: object,
 ) -> Iterator[Rig]:
     """A running engine with the socket firmware (or ``image``); at the end all packet buffers must be back.
 
@@ -339,6 +344,8 @@ def started(
     ----------
     tick_cycles : int
         Cycles of a firmware millisecond; ``None``: as many as a millisecond has.
+    shared_bytes : int
+        Host memory that the rig's Device leaves to others.
     options
         Fields of SimulationOptions.
     """
@@ -347,7 +354,7 @@ def started(
     body = image or build_firmware().read_bytes()
     with make_simulation(CONFIG, chosen, pcap=pcap) as simulation:
         link = SimulationLink(simulation) if tick_cycles is None else FastLink(simulation, tick_cycles)
-        device = Device(link)
+        device = Device(link, shared_bytes=shared_bytes)
         device.load(body)
         device.start(seed=value)
         rig = Rig(simulation, link, device, value)
