@@ -26,8 +26,14 @@ struct dma_queue {
     uint32_t completions[QUEUE_SPAN], completion_head, completion_count;
 };
 
+/* As a frame to us has them: wire bytes, of IPv4 the first word; ports as integers. */
+struct tuple {
+    uint32_t source[4], destination[4], ports;
+};
+
 struct flow {
-    uint32_t source, destination, ports, state; /* state: 1 + core, or 0 */
+    struct tuple tuple;
+    uint32_t state; /* 1 + core, or 0 */
 };
 
 /* Behind the shared region, seen by both processes like it. */
@@ -58,7 +64,8 @@ static struct {
     uint32_t cq_words[3], cq_space;
     struct dma_queue in, out;
     uint32_t send_words[4], inbox[MESSAGES][5], inbox_head, inbox_count;
-    uint32_t probe_source, probe_destination, probe_ports, probe_core;
+    struct tuple probe_tuple;
+    uint32_t probe_core;
     uint32_t flow_result;
     struct common *common;
     uint32_t mac[TS_CONFIG_PORTS][3], mac_status[TS_CONFIG_PORTS], mdio_result[TS_CONFIG_PORTS];
@@ -177,31 +184,32 @@ static void guard(bool take)
     }
 }
 
-static uint32_t find_flow(uint32_t source, uint32_t destination, uint32_t ports)
+static uint32_t find_flow(const struct tuple *tuple)
 {
     const struct flow *flows = fake.common->flows;
     for (uint32_t i = 0; i < fake.options.flows; i++) {
-        if (flows[i].state != 0u && flows[i].source == source && flows[i].destination == destination &&
-            flows[i].ports == ports) {
+        if (flows[i].state != 0u && memcmp(&flows[i].tuple, tuple, sizeof(*tuple)) == 0) {
             return i;
         }
     }
     return UINT32_MAX;
 }
 
-static void probe(void)
+static void probe(uint32_t go)
 {
-    uint8_t tuple[12];
-    uint32_t source_port = fake.probe_ports & 0xFFFFu, destination_port = fake.probe_ports >> 16;
-    memcpy(tuple, &fake.probe_source, 4);
-    memcpy(tuple + 4, &fake.probe_destination, 4);
-    tuple[8] = (uint8_t)(source_port >> 8);
-    tuple[9] = (uint8_t)source_port;
-    tuple[10] = (uint8_t)(destination_port >> 8);
-    tuple[11] = (uint8_t)destination_port;
-    uint32_t index = find_flow(fake.probe_source, fake.probe_destination, fake.probe_ports);
+    uint8_t bytes[36];
+    const struct tuple *tuple = &fake.probe_tuple;
+    uint32_t each = TS_GET(go, TS_PROBE_GO_IS_IPV6) != 0u ? 16u : 4u;
+    uint32_t source_port = tuple->ports & 0xFFFFu, destination_port = tuple->ports >> 16;
+    memcpy(bytes, tuple->source, each);
+    memcpy(bytes + each, tuple->destination, each);
+    bytes[2u * each] = (uint8_t)(source_port >> 8);
+    bytes[2u * each + 1u] = (uint8_t)source_port;
+    bytes[2u * each + 2u] = (uint8_t)(destination_port >> 8);
+    bytes[2u * each + 3u] = (uint8_t)destination_port;
+    uint32_t index = TS_GET(go, TS_PROBE_GO_IS_TCP) != 0u ? find_flow(tuple) : UINT32_MAX;
     fake.probe_core = index != UINT32_MAX ? fake.common->flows[index].state - 1u
-                                          : toeplitz(tuple, 12) % 128u % fake.options.cores;
+                                          : toeplitz(bytes, 2u * each + 4u) % 128u % fake.options.cores;
 }
 
 static void flow_operation(uint32_t value)
@@ -209,12 +217,12 @@ static void flow_operation(uint32_t value)
     struct flow *flows = fake.common->flows;
     uint32_t operation = TS_GET(value, TS_PROBE_FLOW_OPERATION), mine = fake.options.core + 1u, status;
     guard(true);
-    uint32_t index = find_flow(fake.probe_source, fake.probe_destination, fake.probe_ports);
+    uint32_t index = find_flow(&fake.probe_tuple);
     if (operation == TS_FLOW_OPERATION_INSERT) {
         status = index != UINT32_MAX ? TS_FLOW_STATUS_EXISTS : TS_FLOW_STATUS_FULL;
         for (uint32_t i = 0; i < fake.options.flows && index == UINT32_MAX; i++) {
             if (flows[i].state == 0u) {
-                flows[i] = (struct flow){fake.probe_source, fake.probe_destination, fake.probe_ports, mine};
+                flows[i] = (struct flow){fake.probe_tuple, mine};
                 index = i;
                 status = TS_FLOW_STATUS_OK;
             }
@@ -320,20 +328,53 @@ static uint32_t take_buffer(uint32_t queue, uint32_t bytes)
     }
 }
 
-/* The flow table entry of a TCP segment that is this core's, or UINT32_MAX. */
-static uint32_t flow_of(const uint8_t *frame, uint32_t length)
+/* What the parser finds: protocol and offset of the last header, and whether it is a fragment. */
+struct parsed {
+    bool ipv4, ipv6, fragment, options;
+    uint8_t protocol;
+    uint32_t l4, end; /* end of the packet by its length field */
+};
+
+static struct parsed parse(const uint8_t *frame, uint32_t length)
 {
-    uint32_t source, destination, header = (uint32_t)(frame[14] & 15u) * 4u;
-    if (length < 34u || frame[12] != 8u || frame[13] != 0u || frame[23] != 6u ||
-        length < 14u + header + 20u || ((frame[20] & 0x3Fu) | frame[21]) != 0u) {
+    struct parsed parsed = {0};
+    if (length >= 34u && frame[12] == 8u && frame[13] == 0u) {
+        parsed.ipv4 = true;
+        parsed.protocol = frame[23];
+        parsed.l4 = 14u + (uint32_t)(frame[14] & 15u) * 4u;
+        parsed.end = 14u + ((uint32_t)frame[16] << 8 | frame[17]);
+        parsed.fragment = ((frame[20] & 0x3Fu) | frame[21]) != 0u;
+        parsed.options = parsed.l4 != 34u;
+    } else if (length >= 54u && frame[12] == 0x86u && frame[13] == 0xDDu) {
+        parsed.ipv6 = true;
+        parsed.protocol = frame[20];
+        parsed.l4 = 54u;
+        parsed.end = 54u + ((uint32_t)frame[18] << 8 | frame[19]);
+        while ((parsed.protocol == 0u || parsed.protocol == 43u || parsed.protocol == 44u ||
+                parsed.protocol == 60u) &&
+               !parsed.fragment && parsed.l4 + 8u <= length) {
+            const uint8_t *header = frame + parsed.l4;
+            parsed.fragment = parsed.protocol == 44u && (header[2] | (header[3] & 0xF9u)) != 0u;
+            parsed.l4 += parsed.protocol == 44u ? 8u : 8u * (1u + header[1]);
+            parsed.protocol = header[0];
+            parsed.options = true;
+        }
+    }
+    return parsed;
+}
+
+/* The flow table entry of a TCP segment that is this core's, or UINT32_MAX. */
+static uint32_t flow_of(const uint8_t *frame, uint32_t length, const struct parsed *parsed)
+{
+    struct tuple tuple = {0};
+    if (parsed->protocol != 6u || parsed->fragment || length < parsed->l4 + 20u) {
         return UINT32_MAX;
     }
-    const uint8_t *ports = frame + 14u + header;
-    memcpy(&source, frame + 26, 4);
-    memcpy(&destination, frame + 30, 4);
-    uint32_t index =
-        find_flow(source, destination,
-                  (uint32_t)(ports[0] << 8 | ports[1]) | (uint32_t)(ports[2] << 8 | ports[3]) << 16);
+    const uint8_t *ports = frame + parsed->l4;
+    memcpy(tuple.source, frame + (parsed->ipv6 ? 22 : 26), parsed->ipv6 ? 16 : 4);
+    memcpy(tuple.destination, frame + (parsed->ipv6 ? 38 : 30), parsed->ipv6 ? 16 : 4);
+    tuple.ports = (uint32_t)(ports[0] << 8 | ports[1]) | (uint32_t)(ports[2] << 8 | ports[3]) << 16;
+    uint32_t index = find_flow(&tuple);
     return index != UINT32_MAX && fake.common->flows[index].state == fake.options.core + 1u ? index
                                                                                             : UINT32_MAX;
 }
@@ -345,7 +386,8 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
         fake.rx_dropped++;
         return;
     }
-    uint32_t flow = flow_of(frame, length), queue = flow == UINT32_MAX ? 1u : 0u;
+    struct parsed parsed = parse(frame, length);
+    uint32_t flow = flow_of(frame, length, &parsed), queue = flow == UINT32_MAX ? 1u : 0u;
     uint32_t index = take_buffer(queue, length + 2u);
     if (index == UINT32_MAX) {
         fake.rx_dropped++;
@@ -368,19 +410,27 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
                TS_PUT(TS_RX_DESCRIPTOR_FLOW_HIT, flow == UINT32_MAX ? 0u : 1u) |
                TS_PUT(TS_RX_DESCRIPTOR_IS_BROADCAST, broadcast ? 1u : 0u) |
                TS_PUT(TS_RX_DESCRIPTOR_IS_MULTICAST, !broadcast && (frame[0] & 1u) != 0u ? 1u : 0u);
+    words[8] = TS_PUT(TS_RX_DESCRIPTOR_IP_PROTOCOL, parsed.protocol);
     if (frame[12] == 8u && frame[13] == 6u) {
         words[3] |= TS_RX_DESCRIPTOR_IS_ARP_MASK;
-    } else if (frame[12] == 8u && frame[13] == 0u && length >= 34u) {
-        uint32_t header = (uint32_t)(frame[14] & 15u) * 4u, total = (uint32_t)frame[16] << 8 | frame[17];
-        bool fragment = ((frame[20] & 0x3Fu) | frame[21]) != 0u;
-        words[3] |= TS_RX_DESCRIPTOR_IS_IPV4_MASK | TS_RX_DESCRIPTOR_IP_CHECKSUM_OK_MASK;
-        words[3] |= fragment ? TS_RX_DESCRIPTOR_IS_FRAGMENT_MASK : TS_RX_DESCRIPTOR_L4_CHECKSUM_OK_MASK;
-        if (frame[23] == 6u && !fragment && length >= 14u + header + 20u) {
-            uint32_t offset = 14u + header + (uint32_t)(frame[14u + header + 12u] >> 4) * 4u;
-            words[1] |= TS_PUT(TS_RX_DESCRIPTOR_L4_OFFSET, 14u + header);
+    } else if (parsed.ipv4 || parsed.ipv6) {
+        words[3] |= parsed.ipv4 ? TS_RX_DESCRIPTOR_IS_IPV4_MASK : TS_RX_DESCRIPTOR_IS_IPV6_MASK;
+        words[3] |= TS_RX_DESCRIPTOR_IP_CHECKSUM_OK_MASK;
+        words[3] |= parsed.options ? TS_RX_DESCRIPTOR_HAS_IP_OPTIONS_MASK : 0u;
+        words[3] |=
+            parsed.fragment ? TS_RX_DESCRIPTOR_IS_FRAGMENT_MASK : TS_RX_DESCRIPTOR_L4_CHECKSUM_OK_MASK;
+        words[1] |= parsed.fragment ? 0u : TS_PUT(TS_RX_DESCRIPTOR_L4_OFFSET, parsed.l4);
+        if (parsed.protocol == 6u && !parsed.fragment && length >= parsed.l4 + 20u) {
+            uint32_t offset = parsed.l4 + (uint32_t)(frame[parsed.l4 + 12u] >> 4) * 4u;
             words[2] = TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_OFFSET, offset) |
-                       TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_LENGTH, 14u + total - offset);
+                       TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_LENGTH, parsed.end - offset);
             words[3] |= TS_RX_DESCRIPTOR_IS_TCP_MASK;
+        } else if (parsed.protocol == 17u && !parsed.fragment && length >= parsed.l4 + 8u) {
+            words[2] = TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_OFFSET, parsed.l4 + 8u) |
+                       TS_PUT(TS_RX_DESCRIPTOR_PAYLOAD_LENGTH, parsed.end - parsed.l4 - 8u);
+            words[3] |= TS_RX_DESCRIPTOR_IS_UDP_MASK;
+        } else if ((parsed.protocol == 1u || parsed.protocol == 58u) && !parsed.fragment) {
+            words[3] |= TS_RX_DESCRIPTOR_IS_ICMP_MASK;
         }
     }
     words[15] = TS_PUT(TS_RX_DESCRIPTOR_EPOCH, fake.options.epoch) | TS_RX_DESCRIPTOR_OWNER_MASK;
@@ -413,16 +463,20 @@ static void put_checksum(uint8_t *at, uint32_t value)
     at[1] = (uint8_t)~value;
 }
 
-static void insert_checksums(uint8_t *frame)
+static void insert_checksums(uint8_t *frame, uint32_t length)
 {
-    uint32_t header = (uint32_t)(frame[14] & 15u) * 4u, total = (uint32_t)frame[16] << 8 | frame[17];
-    frame[24] = frame[25] = 0u;
-    put_checksum(frame + 24, sum(frame + 14, header, 0u));
-    if (frame[23] == 6u || frame[23] == 17u) {
-        uint8_t *l4 = frame + 14u + header;
-        uint32_t field = frame[23] == 6u ? 16u : 6u;
+    struct parsed parsed = parse(frame, length);
+    uint8_t protocol = parsed.protocol, *l4 = frame + parsed.l4;
+    uint32_t bytes = parsed.end - parsed.l4, field = protocol == 6u ? 16u : protocol == 17u ? 6u : 2u;
+    if (parsed.ipv4) {
+        frame[24] = frame[25] = 0u;
+        put_checksum(frame + 24, sum(frame + 14, parsed.l4 - 14u, 0u));
+    }
+    if (!parsed.fragment && (protocol == 6u || protocol == 17u || (parsed.ipv6 && protocol == 58u))) {
+        uint32_t addresses = parsed.ipv4 ? 8u : 32u;
         l4[field] = l4[field + 1u] = 0u;
-        put_checksum(l4 + field, sum(l4, total - header, sum(frame + 26, 8u, frame[23] + total - header)));
+        uint32_t total = sum(l4, bytes, sum(frame + (parsed.ipv4 ? 26 : 22), addresses, protocol + bytes));
+        put_checksum(l4 + field, protocol == 17u && total == 0xFFFFu ? 0u : total);
     }
 }
 
@@ -466,7 +520,7 @@ static void transmit(uint32_t *command)
     }
     if (status == TS_TX_STATUS_OK) {
         if (opcode == TS_TX_OPCODE_GATHER) {
-            insert_checksums(frame);
+            insert_checksums(frame, length);
         }
         printf("tx %u ", TS_WORD_GET(command, TS_TX_COMMAND_PORT));
         print_hex(frame, length);
@@ -713,6 +767,14 @@ void mmio_write(uint32_t address, uint32_t value)
         fake.key[(address - TS_DISPATCH_KEY(0)) / 4u] = value;
         return;
     }
+    if (address >= TS_PROBE_SOURCE(0) && address < TS_PROBE_SOURCE(4)) {
+        fake.probe_tuple.source[(address - TS_PROBE_SOURCE(0)) / 4u] = value;
+        return;
+    }
+    if (address >= TS_PROBE_DESTINATION(0) && address < TS_PROBE_DESTINATION(4)) {
+        fake.probe_tuple.destination[(address - TS_PROBE_DESTINATION(0)) / 4u] = value;
+        return;
+    }
     for (uint32_t port = 0; port < TS_CONFIG_PORTS; port++) {
         if (address >= TS_MAC_ADDRESS_LOW(port) && address <= TS_MAC_CONTROL(port)) {
             fake.mac[port][(address - TS_MAC_ADDRESS_LOW(port)) / 4u] = value;
@@ -799,17 +861,11 @@ void mmio_write(uint32_t address, uint32_t value)
         fake.inbox_head++;
         fake.inbox_count--;
         break;
-    case TS_PROBE_SOURCE(0):
-        fake.probe_source = value;
-        break;
-    case TS_PROBE_DESTINATION(0):
-        fake.probe_destination = value;
-        break;
     case TS_PROBE_PORTS:
-        fake.probe_ports = value;
+        fake.probe_tuple.ports = value;
         break;
     case TS_PROBE_GO:
-        probe();
+        probe(value);
         break;
     default:
         break;

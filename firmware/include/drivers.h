@@ -6,6 +6,7 @@
 #include <stdarg.h>
 
 #include "platform.h"
+#include "lwip/ip_addr.h"
 #include "lwip/pbuf.h"
 
 /* --- console: log of this core, read by the host; what does not fit is dropped and counted by hardware ---
@@ -39,16 +40,20 @@ int message_send(struct message *message, uint32_t to, const uint32_t words[4]);
 int message_receive(struct message *message, uint32_t *sender, uint32_t words[4]); /* -E_AGAIN: none */
 void message_flush(struct message *message);
 
-/* --- hash probe and flow table: TCP over IPv4, as a frame from source to destination (wire bytes, ports as
- * integers) --- */
-int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-               uint32_t *core);
-/* 0, -E_EXIST (another core may own it), -E_NOSPC, -E_IO. */
-int flow_insert(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-                uint16_t *index);
+/* --- hash probe and flow table: a frame from source to destination, both of one family, ports as integers --- */
+/* Bytes as on the wire: one word of IPv4, four of IPv6. */
+static inline const uint32_t *address_words(const ip_addr_t *address)
+{
+    return IP_IS_V6(address) ? ip_2_ip6(address)->addr : &ip_2_ip4(address)->addr;
+}
+int probe_tuple(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, bool is_tcp, uint32_t *core);
+/* TCP: 0, -E_EXIST (another core may own it), -E_NOSPC, -E_IO. */
+int flow_insert(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, uint16_t *index);
 int flow_delete(uint16_t index);
-int flow_lookup(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-                uint16_t *index, uint32_t *core);
+int flow_lookup(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, uint16_t *index, uint32_t *core);
 
 /* --- receive queues --- */
 struct rx_buffer {

@@ -28,9 +28,9 @@
 #define MEMP_NUM_TCP_PCB         TCP_PCBS
 #define MEMP_NUM_TCP_PCB_LISTEN  LISTENERS
 #define MEMP_NUM_TCP_SEG         TCP_SEGMENTS
-#define MEMP_NUM_REASSDATA       2  /* datagrams in reassembly: their frames hold RX buffers */
-#define MEMP_NUM_FRAG_PBUF       0  /* IP_FRAG is off */
-#define MEMP_NUM_SYS_TIMEOUT     12 /* TCP, ARP, reassembly, IGMP and spare */
+#define MEMP_NUM_REASSDATA       2 /* datagrams in reassembly: their frames hold RX buffers */
+#define MEMP_NUM_FRAG_PBUF       0 /* IP_FRAG is off */
+#define MEMP_NUM_SYS_TIMEOUT     (LWIP_NUM_SYS_TIMEOUT_INTERNAL + 1)
 #define PBUF_POOL_SIZE           1  /* nothing allocates from it, lwIP wants one */
 #define PBUF_POOL_BUFSIZE        64 /* as small as lwIP allows with TCP off the pool */
 
@@ -49,7 +49,6 @@
 #define LWIP_HAVE_LOOPIF          0
 #define LWIP_NETIF_TX_SINGLE_PBUF 0 /* the TX engine gathers */
 #define LWIP_IPV4                 1
-#define LWIP_IPV6                 0 /* not yet */
 #define IP_FORWARD                0 /* an end system */
 #define IP_FRAG                   0 /* TCP never needs it, pings are bounded by the MTU */
 #define IP_REASSEMBLY             1 /* done from the IPv4 hook, so that foreign flows never reach TCP */
@@ -60,26 +59,56 @@
 #define LWIP_ICMP                 1
 #define LWIP_BROADCAST_PING       0 /* RFC 1122 3.2.2.6 permits silence */
 #define LWIP_MULTICAST_PING       0
-#define LWIP_RAW                  0 /* PING is not implemented yet */
+#define LWIP_RAW                  0 /* nobody uses it */
 #define LWIP_UDP                  1 /* a datagram to a closed port gets its ICMP answer */
 #define MEMP_NUM_UDP_PCB          1 /* sockets come later */
-#define LWIP_DHCP                 0
-#define LWIP_DNS                  0
+#define LWIP_DHCP                 1 /* on the manager */
+#define LWIP_DHCP_DOES_ACD_CHECK  0 /* 2.5 KB of code; the server has probed (RFC 2131 2.2) */
+#define LWIP_DHCP_MAX_DNS_SERVERS 2
+#define LWIP_DNS                  1
+#define DNS_MAX_SERVERS           3 /* two of NETIF_CONFIG or DHCP, one of router advertisements */
+#define DNS_TABLE_SIZE            4
+#define DNS_MAX_NAME_LENGTH       128
 #define LWIP_IGMP                 1 /* UDP sockets join groups */
 #define UDP_GROUPS                8 /* that the sockets of a core can have joined on each network port */
 #define MEMP_NUM_IGMP_GROUP       (TS_CONFIG_PORTS * (UDP_GROUPS + 1)) /* and all systems */
 #define LWIP_AUTOIP               0
 #define LWIP_ACD                  0
 
+/* --- IPv6: the same addresses on every core, each with its own caches --- */
+#define LWIP_IPV6               1
+#define LWIP_IPV6_NUM_ADDRESSES 3 /* link-local and two more */
+#define LWIP_IPV6_FRAG          0 /* nothing is longer than the MTU */
+#define LWIP_IPV6_REASS         1
+#ifdef TWINSTACK_HOST
+#define IPV6_FRAG_COPYHEADER 1 /* 64-bit pointers */
+#endif
+#define IPV6_REASS_MAXAGE              5 /* seconds; RX buffers are few */
+#define LWIP_IPV6_FORWARD              0
+#define LWIP_IPV6_AUTOCONFIG           1
+#define LWIP_IPV6_DUP_DETECT_ATTEMPTS  1 /* RFC 4862 5.1 */
+#define LWIP_IPV6_MLD                  1
+#define MEMP_NUM_MLD6_GROUP            (9 + 2 * TS_CONFIG_PORTS) /* of our addresses, and those of sockets */
+#define LWIP_ICMP6_DATASIZE            8 /* quoted in errors beyond the IPv6 header: the ports */
+#define LWIP_ND6_QUEUEING              1
+#define MEMP_NUM_ND6_QUEUE             4
+#define LWIP_ND6_NUM_NEIGHBORS         8
+#define LWIP_ND6_NUM_DESTINATIONS      8
+#define LWIP_ND6_NUM_PREFIXES          3
+#define LWIP_ND6_NUM_ROUTERS           2
+#define LWIP_ND6_RDNSS_MAX_DNS_SERVERS 1
+
 /* --- Checksums: TX engine and parser do IPv4, TCP, UDP --- */
 #define CHECKSUM_GEN_IP       0
 #define CHECKSUM_GEN_UDP      0
 #define CHECKSUM_GEN_TCP      0
 #define CHECKSUM_GEN_ICMP     1 /* not in hardware */
+#define CHECKSUM_GEN_ICMP6    0 /* in hardware */
 #define CHECKSUM_CHECK_IP     0 /* netif.c checks what the parser could not */
 #define CHECKSUM_CHECK_UDP    0
 #define CHECKSUM_CHECK_TCP    0
-#define CHECKSUM_CHECK_ICMP   1 /* not in hardware */
+#define CHECKSUM_CHECK_ICMP   1 /* rare, and so those of fragments need nothing else */
+#define CHECKSUM_CHECK_ICMP6  1
 #define LWIP_CHECKSUM_ON_COPY 0 /* nothing is copied */
 
 /* --- TCP --- */
@@ -110,7 +139,8 @@
        */
 
 /* --- Hooks --- */
-#define LWIP_HOOK_FILENAME "lwip_hooks.h"
+#define LWIP_HOOK_FILENAME         "lwip_hooks.h"
+#define LWIP_NETIF_STATUS_CALLBACK 1 /* leases of DHCP come and go */
 
 #if TCP_WND < TCP_MSS || TCP_WND > 0xFFFF
 #error "the quota must hold a segment and fit the window field"

@@ -75,7 +75,7 @@ static inline void memory_barrier(void)
     __asm__ volatile("" ::: "memory");
 }
 
-void platform_panic(const char *text);
+void platform_panic(const char *text) __attribute__((noreturn, cold));
 uint32_t platform_random(void);
 
 /* Enable the tick interrupt of the CPU; on the PC nothing. */

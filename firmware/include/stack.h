@@ -56,6 +56,7 @@ struct stack {
     struct sq sq;
     struct rx rx;
     struct netif netifs[TS_CONFIG_PORTS];
+    ip6_addr_t routers6[TS_CONFIG_PORTS]; /* configured ones, or any */
     struct link links[TS_CONFIG_PORTS];
     uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
     struct handover handover;
@@ -88,8 +89,12 @@ void executive_tick(void); /* from the interrupt handler */
 /* netif.c */
 struct port_config {
     uint32_t address, gateway; /* wire bytes */
+    uint32_t dns[2];
+    uint32_t address6[4]; /* static, or zero */
+    uint32_t router6[2];  /* interface identifier of a static router, or zero */
     uint8_t prefix_length;
     uint8_t mac[6];
+    bool dhcp, autoconfigure;
 };
 int ports_init(struct stack *stack);
 int ports_input(struct stack *stack, uint32_t port, struct pbuf *p);
@@ -109,6 +114,19 @@ void rules_set(const struct stack *stack, uint32_t index, const struct rule *rul
 void rules_get(uint32_t index, struct rule *rule);
 void rules_set_entry(uint32_t index, uint32_t core);
 uint32_t rules_entry(uint32_t index); /* core */
+/* ip6.c */
+void ip6_init(struct stack *stack);
+bool ip6_checksum_ok(struct pbuf *p); /* of TCP or UDP; `p` starts at the IPv6 header */
+
+/* route.c */
+void route_init(struct stack *stack);
+bool ports_has_address(const struct netif *netif, const ip_addr_t *address);
+/* The port for packets to `remote`, which gets a zone if it needs one, with our address and the next hop; NULL: no route,
+ * or no address. */
+struct netif *ports_route(ip_addr_t *remote, ip_addr_t *local, ip_addr_t *next_hop);
+const ip6_addr_t *ports_router6(const struct netif *netif); /* default router, or NULL */
+bool ports_neighbour_known(struct stack *stack,
+                           const uint32_t next_hop[4]); /* an IPv4 address and zeros, or IPv6 */
 
 /* link.c */
 void link_init(struct stack *stack);

@@ -1,7 +1,6 @@
 /* Outgoing connections: a random local port, in the flow table before the SYN leaves. */
 #include "service.h"
-#include "lwip/etharp.h"
-#include "lwip/ip4.h"
+#include <string.h>
 
 #define PORT_FIRST 49152u /* RFC 6335 6: dynamic ports */
 #define PORT_MASK  16383u
@@ -18,8 +17,8 @@ static bool is_listener_port(const struct service *service, uint16_t port)
 }
 
 /* Take a random port in the directory whose segments will come to this core; 0 or an error. */
-static int take_port(struct service *service, struct tcp_pcb *pcb, uint32_t remote, uint32_t local,
-                     uint16_t remote_port, uint16_t *port)
+static int take_port(struct service *service, struct tcp_pcb *pcb, const ip_addr_t *remote,
+                     const ip_addr_t *local, uint16_t remote_port, uint16_t *port)
 {
     struct stack *stack = service->stack;
     for (uint32_t attempt = 0; attempt < PORT_TRIES; attempt++) {
@@ -59,18 +58,17 @@ static err_t on_connected(void *context, struct tcp_pcb *pcb, err_t error)
 
 void connect_start(struct service *service, struct op *op, const uint32_t *sqe)
 {
-    ip4_addr_t remote = {0};
+    ip_addr_t remote, local, next_hop;
     uint16_t remote_port = 0;
-    int error = address_parse(sqe + TS_SQE_INLINE_WORD, &remote.addr, &remote_port);
+    int error = address_parse(sqe + TS_SQE_INLINE_WORD, &remote, &remote_port);
+    if (error == 0 && (remote_port == 0u || sqe[TS_SQE_INLINE_WORD + TS_SOCKET_ADDRESS_EXTRA_WORD] != 0u)) {
+        error = -E_INVAL;
+    }
+    if (error == 0 && ports_route(&remote, &local, &next_hop) == NULL) {
+        error = -E_NETUNREACH;
+    }
     if (error != 0) {
         op_finish(service, op, error);
-        return;
-    }
-    struct netif *netif = ip4_route(&remote);
-    if (netif == NULL || remote.addr == 0u || netif_ip4_addr(netif)->addr == 0u ||
-        (!ip4_addr_net_eq(&remote, netif_ip4_addr(netif), netif_ip4_netmask(netif)) &&
-         netif_ip4_gw(netif)->addr == 0u)) {
-        op_finish(service, op, -E_NETUNREACH);
         return;
     }
     struct socket *socket = socket_open(service, op->host, SOCKET_CONNECTING);
@@ -78,24 +76,22 @@ void connect_start(struct service *service, struct op *op, const uint32_t *sqe)
         op_finish(service, op, -E_NFILE);
         return;
     }
-    uint32_t local = netif_ip4_addr(netif)->addr;
-    bool direct = ip4_addr_net_eq(&remote, netif_ip4_addr(netif), netif_ip4_netmask(netif));
-    socket->next_hop = direct ? remote.addr : netif_ip4_gw(netif)->addr;
-    struct tcp_pcb *pcb = tcp_new();
+    struct tcp_pcb *pcb = tcp_new_ip_type(IP_GET_TYPE(&remote));
     error = -E_NFILE;
     if (pcb != NULL) {
         flow_track(pcb);
-        error = take_port(service, pcb, remote.addr, local, remote_port, &socket->port);
+        error = take_port(service, pcb, &remote, &local, remote_port, &socket->port);
     }
     if (error == 0) {
-        ip_addr_t address = {local};
         ip_set_option(pcb, SOF_REUSEADDR);
-        if (tcp_bind(pcb, &address, socket->port) != ERR_OK) {
+        if (tcp_bind(pcb, &local, socket->port) != ERR_OK) {
             error = -E_ADDRNOTAVAIL;
         }
     }
     if (error == 0) {
         socket->connect = op;
+        memset(op->next_hop, 0, sizeof(op->next_hop));
+        memcpy(op->next_hop, address_words(&next_hop), IP_IS_V6(&next_hop) ? 16u : 4u);
         socket_attach(socket, pcb);
         err_t result = tcp_connect(pcb, &remote, remote_port, on_connected);
         if (result == ERR_OK) {
@@ -126,19 +122,13 @@ void connect_done(struct socket *socket, int32_t result)
     op_finish(service, op, (int32_t)socket_handle(socket));
 }
 
-/* Why a connect failed. A time-out without an ARP entry for the next hop means that nobody is there. */
+/* Why a connect failed. A time-out without an entry for the next hop means that nobody is there. */
 int connect_error(struct socket *socket, err_t error)
 {
     if (error == ERR_RST) {
         return -E_CONNREFUSED;
     }
-    const ip4_addr_t next_hop = {socket->next_hop};
-    for (uint32_t port = 0; port < socket->service->stack->ports; port++) {
-        struct eth_addr *mac;
-        const ip4_addr_t *address;
-        if (etharp_find_addr(&socket->service->stack->netifs[port], &next_hop, &mac, &address) >= 0) {
-            return -E_TIMEDOUT;
-        }
-    }
-    return -E_HOSTUNREACH;
+    bool known =
+        socket->connect != NULL && ports_neighbour_known(socket->service->stack, socket->connect->next_hop);
+    return known ? -E_TIMEDOUT : -E_HOSTUNREACH;
 }

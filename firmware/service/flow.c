@@ -72,11 +72,10 @@ bool flow_accept(struct tcp_pcb *pcb)
 {
     uint16_t index;
     uint32_t core;
-    int error =
-        flow_insert(pcb->remote_ip.addr, pcb->local_ip.addr, pcb->remote_port, pcb->local_port, &index);
+    int error = flow_insert(&pcb->remote_ip, &pcb->local_ip, pcb->remote_port, pcb->local_port, &index);
     if (error == -E_EXIST) {
-        error = flow_lookup(pcb->remote_ip.addr, pcb->local_ip.addr, pcb->remote_port, pcb->local_port,
-                            &index, &core);
+        error =
+            flow_lookup(&pcb->remote_ip, &pcb->local_ip, pcb->remote_port, pcb->local_port, &index, &core);
         if (error == 0 && core != instance->stack->core) {
             instance->flow.clashes++;
             return false;
@@ -92,7 +91,8 @@ bool flow_accept(struct tcp_pcb *pcb)
 
 /* Enter an active connection. 0 if its segments will come here; -E_EXIST if not: try another port; or -E_IO. With a
  * full table the hash decides. */
-int flow_open(struct tcp_pcb *pcb, uint32_t remote, uint32_t local, uint16_t remote_port, uint16_t local_port)
+int flow_open(struct tcp_pcb *pcb, const ip_addr_t *remote, const ip_addr_t *local, uint16_t remote_port,
+              uint16_t local_port)
 {
     uint16_t index;
     uint32_t core = 0;
@@ -104,7 +104,7 @@ int flow_open(struct tcp_pcb *pcb, uint32_t remote, uint32_t local, uint16_t rem
         return error;
     }
     bool full = error != 0;
-    error = probe_ipv4(remote, local, remote_port, local_port, &core);
+    error = probe_tuple(remote, local, remote_port, local_port, true, &core);
     if (error == 0 && core != instance->stack->core) {
         error = -E_EXIST;
     }

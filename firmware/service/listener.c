@@ -9,14 +9,13 @@ static err_t on_accept(void *context, struct tcp_pcb *pcb, err_t error);
 
 static void start_listening(struct listener *listener)
 {
-    struct tcp_pcb *pcb = tcp_new();
-    ip_addr_t address = {listener->address};
+    struct tcp_pcb *pcb = tcp_new_ip_type(IP_GET_TYPE(&listener->address));
     if (pcb == NULL) {
         return;
     }
     ip_set_option(pcb, SOF_REUSEADDR); /* old connections of the port are no obstacle */
     flow_listen(pcb);
-    if (tcp_bind(pcb, &address, listener->port) != ERR_OK) {
+    if (tcp_bind(pcb, &listener->address, listener->port) != ERR_OK) {
         tcp_close(pcb);
         return;
     }
@@ -30,16 +29,30 @@ static void start_listening(struct listener *listener)
     tcp_accept(listening, on_accept);
 }
 
+static bool clash(const ip_addr_t *a, const ip_addr_t *b)
+{
+    bool common = IP_GET_TYPE(a) == IP_GET_TYPE(b) || IP_IS_ANY_TYPE_VAL(*a) || IP_IS_ANY_TYPE_VAL(*b);
+    return common && (ip_addr_isany(a) || ip_addr_isany(b) || ip_addr_eq(a, b));
+}
+
 void listener_open(struct service *service, struct op *op, const uint32_t *sqe)
 {
-    uint32_t address = 0;
+    ip_addr_t address;
     uint16_t port = 0;
+    uint32_t flags = sqe[TS_SQE_OPERATION_FLAGS_WORD];
     int32_t error = address_parse(sqe + TS_SQE_INLINE_WORD, &address, &port);
+    bool any = error == 0 && IP_IS_V6(&address) && ip_addr_isany(&address);
+    if (error == 0 && (port == 0u || sqe[TS_SQE_INLINE_WORD + TS_SOCKET_ADDRESS_EXTRA_WORD] != 0u ||
+                       (flags & ~(uint32_t)TS_LISTEN_FLAG_V6ONLY) != 0u || (flags != 0u && !any))) {
+        error = -E_INVAL;
+    }
+    if (any && flags == 0u) {
+        IP_SET_TYPE_VAL(address, IPADDR_TYPE_ANY); /* IPv4, too */
+    }
     struct listener *chosen = NULL;
     for (uint32_t i = 0; i < LISTENERS && error == 0; i++) {
         struct listener *listener = &service->listeners[i];
-        if (listener->used && listener->port == port &&
-            (listener->address == address || listener->address == 0u || address == 0u)) {
+        if (listener->used && listener->port == port && clash(&listener->address, &address)) {
             error = -E_ADDRINUSE;
         } else if (!listener->used && chosen == NULL) {
             chosen = listener;

@@ -96,7 +96,7 @@ static void start(struct service *service)
 
 void netconf_apply(struct service *service, struct op *op, const uint32_t *sqe)
 {
-    struct port_config config;
+    struct port_config config = {0};
     int error = parse(service, sqe, &config);
     if (error == 0 && stack_manager() != service->stack->core) {
         error = -E_OPNOTSUPP; /* only the manager's page reaches the MAC */

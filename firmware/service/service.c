@@ -21,7 +21,7 @@ static const uint8_t uses[] = {
     [TS_OP_NETIF_CONFIG] = USES_FLAGS | USES_INLINE,
     [TS_OP_NETIF_STATUS] = USES_FLAGS | USES_RESULT,
     [TS_OP_DISPATCH_CONFIG] = USES_FLAGS | USES_RESULT,
-    [TS_OP_TCP_LISTEN] = USES_LENGTH | USES_INLINE,
+    [TS_OP_TCP_LISTEN] = USES_LENGTH | USES_FLAGS | USES_INLINE,
     [TS_OP_TCP_ACCEPT] = USES_HANDLE | USES_FLAGS,
     [TS_OP_TCP_CONNECT] = USES_INLINE,
     [TS_OP_UDP_OPEN] = UNIMPLEMENTED,
@@ -172,18 +172,38 @@ uint32_t handle_pack(uint32_t core, uint32_t host, uint32_t index, uint32_t gene
            TS_PUT(TS_HANDLE_GENERATION, generation);
 }
 
-int address_parse(const uint32_t *words, uint32_t *address, uint16_t *port)
+int address_parse(const uint32_t *words, ip_addr_t *address, uint16_t *port)
 {
-    if (TS_WORD_GET(words, TS_SOCKET_ADDRESS_FAMILY) != TS_AF_INET) {
+    const uint32_t *bytes = words + TS_SOCKET_ADDRESS_ADDRESS_WORD;
+    uint32_t family = TS_WORD_GET(words, TS_SOCKET_ADDRESS_FAMILY);
+    uint32_t scope = words[TS_SOCKET_ADDRESS_SCOPE_WORD];
+    *port = (uint16_t)TS_WORD_GET(words, TS_SOCKET_ADDRESS_PORT);
+    if (family == TS_AF_INET) {
+        *address = (ip_addr_t)IPADDR4_INIT(bytes[0]);
+        return (scope | bytes[1] | bytes[2] | bytes[3] | words[7]) != 0u ? -E_INVAL : 0;
+    }
+    if (family != TS_AF_INET6) {
         return -E_AFNOSUPPORT;
     }
-    uint32_t reserved = words[TS_SOCKET_ADDRESS_SCOPE_WORD] | words[6] | words[7];
-    for (uint32_t i = 1; i < 4u; i++) {
-        reserved |= words[TS_SOCKET_ADDRESS_ADDRESS_WORD + i];
+    *address = (ip_addr_t)IPADDR6_INIT(bytes[0], bytes[1], bytes[2], bytes[3]);
+    ip6_addr_t *ip6 = ip_2_ip6(address);
+    if (words[7] != 0u || ip6_addr_isipv4mappedipv6(ip6) || scope > UINT8_MAX ||
+        (scope != 0u && ((!ip6_addr_islinklocal(ip6) && !ip6_addr_ismulticast(ip6)) ||
+                         netif_get_by_index((u8_t)scope) == NULL))) {
+        return -E_INVAL;
     }
-    *port = (uint16_t)TS_WORD_GET(words, TS_SOCKET_ADDRESS_PORT);
-    *address = words[TS_SOCKET_ADDRESS_ADDRESS_WORD];
-    return reserved != 0u || *port == 0u ? -E_INVAL : 0;
+    ip6_addr_set_zone(ip6, ip6_addr_has_scope(ip6, IP6_UNKNOWN) ? (u8_t)scope : IP6_NO_ZONE);
+    return 0;
+}
+
+void address_write(uint32_t words[TS_SOCKET_ADDRESS_WORDS], const ip_addr_t *address, uint16_t port)
+{
+    bool ip6 = !IP_IS_V4(address); /* what takes both families is :: */
+    memset(words, 0, TS_SOCKET_ADDRESS_BYTES);
+    words[0] = TS_PUT(TS_SOCKET_ADDRESS_FAMILY, ip6 ? TS_AF_INET6 : TS_AF_INET) |
+               TS_PUT(TS_SOCKET_ADDRESS_PORT, port);
+    words[TS_SOCKET_ADDRESS_SCOPE_WORD] = IP_IS_V6(address) ? ip6_addr_zone(ip_2_ip6(address)) : 0u;
+    memcpy(words + TS_SOCKET_ADDRESS_ADDRESS_WORD, address_words(address), IP_IS_V6(address) ? 16u : 4u);
 }
 
 static void write_statistics(struct service *service, struct op *op)
@@ -224,10 +244,8 @@ static void write_name(struct service *service, struct op *op, const struct sock
         op_finish(service, op, -E_NOTCONN);
         return;
     }
-    uint32_t words[TS_SOCKET_ADDRESS_WORDS] = {0};
-    words[0] = TS_PUT(TS_SOCKET_ADDRESS_FAMILY, TS_AF_INET) |
-               TS_PUT(TS_SOCKET_ADDRESS_PORT, peer ? pcb->remote_port : pcb->local_port);
-    words[TS_SOCKET_ADDRESS_ADDRESS_WORD] = peer ? pcb->remote_ip.addr : pcb->local_ip.addr;
+    uint32_t words[TS_SOCKET_ADDRESS_WORDS];
+    address_write(words, peer ? &pcb->remote_ip : &pcb->local_ip, peer ? pcb->remote_port : pcb->local_port);
     op_write_result(service, op, words, TS_SOCKET_ADDRESS_BYTES);
 }
 

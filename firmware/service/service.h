@@ -13,11 +13,16 @@ struct op {
     struct op *next;
     struct socket *socket; /* NULL once the socket is gone or the result is known */
     uint32_t user_low, user_high;
-    uint32_t buffer, length;
-    uint32_t submitted; /* bytes handed to the DMA engine */
     union {
-        uint32_t done;    /* bytes it has moved */
-        uint32_t scratch; /* TX bank piece with a small result */
+        struct {
+            uint32_t buffer, length;
+            uint32_t submitted; /* bytes handed to the DMA engine */
+            union {
+                uint32_t done;    /* bytes it has moved */
+                uint32_t scratch; /* TX bank piece with a small result */
+            };
+        };
+        uint32_t next_hop[4]; /* TCP_CONNECT: IPv6 address, or an IPv4 address and zeros */
     };
     int32_t result;
     uint8_t operation, host, join_id;
@@ -47,7 +52,7 @@ struct listener {
     struct tcp_pcb *pcb;
     struct op *accept;
     struct socket *backlog; /* connections that no ACCEPT has taken, oldest first */
-    uint32_t address;
+    ip_addr_t address;      /* its type tells which families */
     uint16_t port, generation;
     uint8_t host, length;
     bool used;
@@ -63,7 +68,6 @@ struct socket {
     struct piece *pieces, *last_piece; /* in stream order, unacknowledged or not yet written */
     struct pbuf *rx_head, *rx_tail;    /* received, not yet claimed by a RECV */
     uint32_t rx_bytes;
-    uint32_t next_hop;
     uint16_t generation, port; /* port: in the directory, or 0 */
     uint8_t state, host, error, rx_held, piece_count;
     uint8_t ack_since; /* ms, low bits */
@@ -123,7 +127,9 @@ void op_finish_all(struct service *service, struct op_list *list, int32_t result
 /* Write `bytes` of words to the op's host buffer and finish it with that number. */
 void op_write_result(struct service *service, struct op *op, const uint32_t *words, uint32_t bytes);
 uint32_t handle_pack(uint32_t core, uint32_t host, uint32_t index, uint32_t generation);
-int address_parse(const uint32_t *words, uint32_t *address, uint16_t *port);
+/* A socket address of an entry; port and `extra` are the caller's to check. -E_AFNOSUPPORT, -E_INVAL. */
+int address_parse(const uint32_t *words, ip_addr_t *address, uint16_t *port);
+void address_write(uint32_t words[TS_SOCKET_ADDRESS_WORDS], const ip_addr_t *address, uint16_t port);
 
 /* socket.c */
 struct socket *socket_open(struct service *service, uint8_t host, uint8_t state); /* NULL: none free */
@@ -153,7 +159,7 @@ static inline bool flow_has(const struct tcp_pcb *pcb)
     return pcb->ext_args[0].data != NULL;
 }
 bool flow_accept(struct tcp_pcb *pcb);
-int flow_open(struct tcp_pcb *pcb, uint32_t remote, uint32_t local, uint16_t remote_port,
+int flow_open(struct tcp_pcb *pcb, const ip_addr_t *remote, const ip_addr_t *local, uint16_t remote_port,
               uint16_t local_port);
 void flow_leave(struct tcp_pcb *pcb);
 

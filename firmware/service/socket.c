@@ -3,8 +3,8 @@
 #include "lwip/priv/tcp_priv.h"
 #include <string.h>
 
-#define IPV4_SOURCE      12u /* RFC 791 3.1 */
-#define IPV4_DESTINATION 16u
+#define IPV4_SOURCE 12u /* RFC 791 3.1 */
+#define IPV6_SOURCE 8u  /* RFC 8200 3 */
 
 static void set_load(const struct service *service)
 {
@@ -240,22 +240,22 @@ bool socket_refuses(void *context, const volatile uint32_t *descriptor, const ui
     uint32_t l4 = TS_FRAME_PAD_BYTES + TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_L4_OFFSET);
     bool small = TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_BUFFER_CLASS) != 0u;
     uint32_t reserve = small ? RX_SMALL_RESERVE : RX_LARGE_RESERVE;
-    if (TS_GET(flags, TS_RX_DESCRIPTOR_IS_TCP) == 0u || TS_GET(flags, TS_RX_DESCRIPTOR_IS_IPV4) == 0u ||
+    bool ip6 = TS_GET(flags, TS_RX_DESCRIPTOR_IS_IPV6) != 0u;
+    uint32_t source = l3 + (ip6 ? IPV6_SOURCE : IPV4_SOURCE), bytes = ip6 ? 16u : 4u;
+    if (TS_GET(flags, TS_RX_DESCRIPTOR_IS_TCP) == 0u ||
         TS_WORD_GET(descriptor, TS_RX_DESCRIPTOR_PAYLOAD_LENGTH) == 0u || l4 + 4u > TS_HEADER_COPY_BYTES ||
-        l3 + IPV4_DESTINATION + 4u > l4 || (small ? rx_free_small() : rx_free_large()) >= reserve) {
+        source + 2u * bytes > l4 || (small ? rx_free_small() : rx_free_large()) >= reserve) {
         return false;
     }
-    uint32_t source, destination;
-    memcpy(&source, header + l3 + IPV4_SOURCE, sizeof(source));
-    memcpy(&destination, header + l3 + IPV4_DESTINATION, sizeof(destination));
     u16_t remote_port = (u16_t)(header[l4] << 8 | header[l4 + 1u]);
     u16_t local_port = (u16_t)(header[l4 + 2u] << 8 | header[l4 + 3u]);
     for (uint32_t i = 0; i < SOCKETS; i++) {
         const struct socket *socket = &service->sockets[i];
         const struct tcp_pcb *pcb = socket->pcb;
         if (socket->state != SOCKET_FREE && pcb != NULL && pcb->remote_port == remote_port &&
-            pcb->local_port == local_port && pcb->remote_ip.addr == source &&
-            pcb->local_ip.addr == destination) {
+            pcb->local_port == local_port && IP_IS_V6(&pcb->remote_ip) == ip6 &&
+            memcmp(address_words(&pcb->remote_ip), header + source, bytes) == 0 &&
+            memcmp(address_words(&pcb->local_ip), header + source + bytes, bytes) == 0) {
             uint32_t full = (socket->rx_bytes + TCP_MSS - 1u) / TCP_MSS;
             return socket->receives.head == NULL && socket->rx_held >= SOCKET_QUOTA_BUFFERS + 2u * full;
         }

@@ -70,6 +70,7 @@ static void fetch(struct socket *socket)
     uint32_t share = (TX_BUFFERS - 1u) / LWIP_MAX(service->senders, 1u);
     uint32_t reserve = LWIP_MIN(service->open - 1u, TX_FIRST_RESERVE);
     share = LWIP_MIN(LWIP_MAX(share, 1u), SOCKET_TX_BUFFERS);
+    uint32_t whole = IP_IS_V6(&socket->pcb->remote_ip) ? TCP_MSS - (IP6_HLEN - IP_HLEN) : TCP_MSS;
     for (struct op *op = socket->sends.head; op != NULL; op = op->next) {
         while (op->submitted < op->length) {
             if (socket->piece_count >= share ||
@@ -85,7 +86,7 @@ static void fetch(struct socket *socket)
                 socket->attention = true;
                 return;
             }
-            uint32_t length = LWIP_MIN(op->length - op->submitted, TCP_MSS);
+            uint32_t length = LWIP_MIN(op->length - op->submitted, whole);
             struct piece *piece = &service->pieces[index];
             *piece = (struct piece){
                 .socket = socket, .op = op, .length = (uint16_t)length, .state = PIECE_COPYING};

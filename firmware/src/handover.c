@@ -7,7 +7,8 @@
  * from which DMA can take it, and checks it whole. */
 #include "stack.h"
 #include "lwip/inet_chksum.h"
-#include "lwip/ip4.h"
+#include "lwip/ip.h"
+#include "lwip/prot/ip6.h"
 
 #define TIMEOUT_MS     200u
 #define REGION_AT      (4u * TS_DIRECTORY_WORDS + RULES_BYTES)
@@ -68,7 +69,7 @@ static void send_part(struct stack *stack)
     }
 }
 
-/* Takes `p`, a whole IPv4 packet. */
+/* Takes `p`, a whole packet. */
 void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf *p)
 {
     struct handover *handover = &stack->handover;
@@ -126,22 +127,34 @@ static void forget_incoming(struct stack *stack)
     }
 }
 
+static bool is_sane(struct pbuf *p)
+{
+    const struct ip_hdr *header = p->payload;
+    const struct ip6_hdr *header6 = p->payload;
+    if (p->len < IP_HLEN) {
+        return false;
+    }
+    if (IPH_V(header) == 6u) {
+        return p->len >= IP6_HLEN && IP6_HLEN + IP6H_PLEN(header6) == p->len && ip6_checksum_ok(p);
+    }
+    return IPH_HL_BYTES(header) >= IP_HLEN && IPH_HL_BYTES(header) <= p->len &&
+           lwip_ntohs(IPH_LEN(header)) == p->len && ports_checksum_ok(p, header);
+}
+
 static void complete(struct stack *stack, uint32_t port)
 {
     struct handover *handover = &stack->handover;
     struct handed *handed = handover->incoming;
     struct pbuf *p = pbuf_alloced_custom(PBUF_RAW, handover->in_total, PBUF_REF, &handed->custom,
                                          uncached(bank_address(handed->buffer)), TS_TX_BUFFER_BYTES);
-    const struct ip_hdr *header = p->payload;
     handover->incoming = NULL;
-    if (p->len < IP_HLEN || IPH_HL_BYTES(header) < IP_HLEN || IPH_HL_BYTES(header) > p->len ||
-        lwip_ntohs(IPH_LEN(header)) != p->len || !ports_checksum_ok(p, header)) {
+    if (!is_sane(p)) {
         stack->bad_checksum++;
         pbuf_free(p);
         return;
     }
     handover->taken++;
-    ip4_input(p, &stack->netifs[port]);
+    ip_input(p, &stack->netifs[port]);
 }
 
 /* True if the part is in its place. */

@@ -57,8 +57,7 @@ static void set_netif(struct stack *stack, uint32_t port, bool up)
     netif->flags |= announces;
     for (struct tcp_pcb *pcb = tcp_active_pcbs, *next; pcb != NULL; pcb = next) {
         next = pcb->next;
-        if (pcb->local_ip.addr == netif_ip4_addr(netif)->addr &&
-            (pcb->unacked != NULL || pcb->unsent != NULL)) {
+        if (ports_has_address(netif, &pcb->local_ip) && (pcb->unacked != NULL || pcb->unsent != NULL)) {
             pcb->nrtx = 0;
             pcb->rtime = 0;
             tcp_rexmit_rto(pcb);

@@ -1,7 +1,9 @@
 /* lwIP on the network ports: one netif for each, the same addresses on every core. */
 #include "stack.h"
+#include "lwip/ethip6.h"
 #include "lwip/etharp.h"
 #include "lwip/inet_chksum.h"
+#include "lwip/nd6.h"
 #include "lwip/ip4_frag.h"
 #include "lwip/prot/ip.h"
 #include "lwip/prot/ip4.h"
@@ -37,17 +39,29 @@ static err_t filter_group(struct netif *netif, const ip4_addr_t *group, enum net
     return ERR_OK;
 }
 
+/* RFC 2464 7 */
+static err_t filter_group6(struct netif *netif, const ip6_addr_t *group, enum netif_mac_filter_action action)
+{
+    struct stack *stack = netif->state;
+    uint8_t mac[6] = {0x33, 0x33};
+    memcpy(mac + 2, &group->addr[3], 4u);
+    multicast_filter(stack, (uint32_t)(netif - stack->netifs), mac, action == NETIF_ADD_MAC_FILTER);
+    return ERR_OK;
+}
+
 static err_t on_netif_add(struct netif *netif)
 {
     struct stack *stack = netif->state;
     netif->name[0] = 'e';
     netif->name[1] = (char)('0' + (netif - stack->netifs));
     netif->output = etharp_output;
+    netif->output_ip6 = ethip6_output;
     netif->linkoutput = link_output;
     netif->mtu = MTU;
     netif->hwaddr_len = ETH_HWADDR_LEN;
-    netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET | NETIF_FLAG_IGMP;
+    netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET | NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
     netif_set_igmp_mac_filter(netif, filter_group);
+    netif_set_mld_mac_filter(netif, filter_group6);
     return ERR_OK;
 }
 
@@ -59,6 +73,8 @@ static int on_frame(void *context, uint32_t port, struct pbuf *p)
 int ports_init(struct stack *stack)
 {
     instance = stack;
+    ip6_init(stack);
+    route_init(stack);
     stack->rx.input = on_frame;
     stack->rx.context = stack;
     for (uint32_t port = 0; port < stack->ports; port++) {
@@ -85,31 +101,80 @@ uint32_t prefix_mask(uint32_t length)
     return lwip_htonl(length == 0u ? 0u : 0xFFFFFFFFu << (32u - length));
 }
 
-/* A netif announces its address by gratuitous ARP if it has NETIF_FLAG_ETHARP: only the manager's may. */
+static void configure4(struct stack *stack, struct netif *netif, const struct port_config *config)
+{
+    ip4_addr_t address = {config->address}, mask = {prefix_mask(config->prefix_length)},
+               gateway = {config->gateway};
+    /* A netif announces its address by gratuitous ARP if it has NETIF_FLAG_ETHARP: only the manager's may. */
+    netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
+    netif_set_addr(netif, &address, &mask, &gateway);
+    netif->flags |= NETIF_FLAG_ETHARP;
+    if (stack_manager() == stack->core && config->address != 0u) {
+        etharp_gratuitous(netif);
+    }
+    if (config->gateway != 0u) {
+        netif_set_default(netif);
+    }
+}
+
+/* Static addresses have slot 1, those of router advertisements what is free. Every core does duplicate detection for
+ * itself: the second solicitation does no harm. */
+static void configure6(struct stack *stack, struct netif *netif, const struct port_config *config,
+                       bool new_mac)
+{
+    const uint32_t *words = config->address6, *router = config->router6;
+    ip_addr_t address = IPADDR6_INIT(words[0], words[1], words[2], words[3]);
+    if (new_mac || ip6_addr_isinvalid(netif_ip6_addr_state(netif, 0))) {
+        netif_create_ip6_linklocal_address(netif, 1);
+    }
+    for (s8_t i = 1; i < LWIP_IPV6_NUM_ADDRESSES; i++) {
+        bool fixed = !ip6_addr_isinvalid(netif_ip6_addr_state(netif, i)) && netif_ip6_addr_isstatic(netif, i);
+        if (fixed ? !ip6_addr_zoneless_eq(netif_ip6_addr(netif, i), ip_2_ip6(&address))
+                  : !config->autoconfigure || new_mac) {
+            netif_ip6_addr_set_state(netif, i, IP6_ADDR_INVALID);
+        }
+    }
+    if (!ip_addr_isany(&address) && netif_get_ip6_addr_match(netif, ip_2_ip6(&address)) < 0) {
+        netif_ip6_addr_set_state(netif, 1, IP6_ADDR_INVALID);
+        ip6_addr_assign_zone(ip_2_ip6(&address), IP6_UNICAST, netif);
+        netif_ip6_addr_set(netif, 1, ip_2_ip6(&address));
+        netif_ip6_addr_set_valid_life(netif, 1, IP6_ADDR_LIFE_STATIC);
+        netif_ip6_addr_set_pref_life(netif, 1, IP6_ADDR_LIFE_STATIC);
+        netif_ip6_addr_set_state(netif, 1, IP6_ADDR_TENTATIVE);
+    }
+    ip6_addr_t *router6 = &stack->routers6[netif - stack->netifs];
+    ip6_addr_set_zero(router6);
+    if ((router[0] | router[1]) != 0u) {
+        IP6_ADDR(router6, PP_HTONL(0xFE800000u), 0u, router[0], router[1]);
+        ip6_addr_assign_zone(router6, IP6_UNICAST, netif);
+    }
+    nd6_clear_destination_cache();
+    if (config->autoconfigure != netif->ip6_autoconfig_enabled) {
+        netif_set_ip6_autoconfig_enabled(netif, config->autoconfigure);
+    }
+    if (config->autoconfigure) {
+        nd6_restart_netif(netif); /* ask for advertisements */
+    } else {
+        netif->rs_count = 0;
+    }
+}
+
 void ports_configure(struct stack *stack, uint32_t port, const struct port_config *config)
 {
     struct netif *netif = NETIF_OF(stack, port);
-    bool manager = stack_manager() == stack->core;
-    ip4_addr_t address = {config->address}, mask = {prefix_mask(config->prefix_length)},
-               gateway = {config->gateway};
-    netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
+    bool new_mac = memcmp(netif->hwaddr, config->mac, sizeof(config->mac)) != 0;
     memcpy(netif->hwaddr, config->mac, sizeof(config->mac));
-    if (manager) {
+    if (stack_manager() == stack->core) {
         const uint8_t *mac = config->mac;
         mmio_write(TS_MAC_ADDRESS_LOW(port), (uint32_t)mac[0] | (uint32_t)mac[1] << 8 |
                                                  (uint32_t)mac[2] << 16 | (uint32_t)mac[3] << 24);
         mmio_write(TS_MAC_ADDRESS_HIGH(port), (uint32_t)mac[4] | (uint32_t)mac[5] << 8);
         mmio_write(TS_MAC_CONTROL(port), mmio_read(TS_MAC_CONTROL(port)) | TS_PUT(TS_MAC_CONTROL_ENABLE, 1u));
     }
+    netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
     netif_set_up(netif);
-    netif_set_addr(netif, &address, &mask, &gateway);
-    netif->flags |= NETIF_FLAG_ETHARP;
-    if (manager && config->address != 0u) {
-        etharp_gratuitous(netif);
-    }
-    if (config->gateway != 0u) {
-        netif_set_default(netif);
-    }
+    configure4(stack, netif, config);
+    configure6(stack, netif, config, new_mac);
 }
 
 static struct netif *netif_of_address(const struct stack *stack, uint32_t address)
@@ -156,8 +221,9 @@ static uint32_t core_of(struct stack *stack, const struct pbuf *p, const struct 
         return UINT32_MAX;
     }
     const uint8_t *ports = (const uint8_t *)p->payload + header_bytes;
-    if (probe_ipv4(header->src.addr, header->dest.addr, (uint16_t)(ports[0] << 8 | ports[1]),
-                   (uint16_t)(ports[2] << 8 | ports[3]), &core) != 0) {
+    ip_addr_t source = IPADDR4_INIT(header->src.addr), destination = IPADDR4_INIT(header->dest.addr);
+    if (probe_tuple(&source, &destination, (uint16_t)(ports[0] << 8 | ports[1]),
+                    (uint16_t)(ports[2] << 8 | ports[3]), true, &core) != 0) {
         return UINT32_MAX;
     }
     return core;
@@ -230,11 +296,14 @@ static uint32_t rotate(uint32_t value, unsigned bits)
  * (HalfSipHash). */
 u32_t hook_tcp_isn(const ip_addr_t *local, u16_t local_port, const ip_addr_t *remote, u16_t remote_port)
 {
-    const uint32_t words[3] = {local->addr, remote->addr, (uint32_t)local_port << 16 | remote_port};
+    uint32_t words[9] = {(uint32_t)local_port << 16 | remote_port};
+    unsigned each = IP_IS_V6(local) ? 4u : 1u, count = 1u + 2u * each;
+    memcpy(words + 1, address_words(local), 4u * each);
+    memcpy(words + 1 + each, address_words(remote), 4u * each);
     const uint32_t *key = instance->isn_secret;
     uint32_t a = key[0], b = key[1], c = key[2] ^ 0x6c796765u, d = key[3] ^ 0x74656462u;
-    for (unsigned i = 0; i < 3u + 4u; i++) {
-        uint32_t word = i < 3u ? words[i] : 0u;
+    for (unsigned i = 0; i < count + 4u; i++) {
+        uint32_t word = i < count ? words[i] : 0u;
         d ^= word;
         a += b;
         b = rotate(b, 5) ^ a;

@@ -24,6 +24,12 @@ void platform_panic(const char *text)
     stop();
 }
 
+void platform_assertion(const char *file, unsigned line)
+{
+    console_printf("panic: %s line %u\n", file, line);
+    stop();
+}
+
 /* The external interrupt line has the tick only (event.enable); exceptions are fatal and say where. */
 void trap_handler(uint32_t cause, uint32_t address, uint32_t value)
 {

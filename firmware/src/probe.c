@@ -1,15 +1,16 @@
 /* Hash probe and flow table: asks the dispatcher itself, so both can never disagree. */
 #include "drivers.h"
 
-#define PROBE_POLLS 4096u /* of five cycles or more: longer than any probe takes (docs/blocks/dispatcher.md) */
+#define PROBE_POLLS                                                                                          \
+    4096u /* of five cycles or more: longer than any probe takes (docs/blocks/dispatcher.md) */
 
-static void put_tuple(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port)
+static void put_tuple(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                      uint16_t destination_port)
 {
-    mmio_write(TS_PROBE_SOURCE(0), source);
-    mmio_write(TS_PROBE_DESTINATION(0), destination);
-    for (uint32_t i = 1; i < 4u; i++) {
-        mmio_write(TS_PROBE_SOURCE(i), 0u);
-        mmio_write(TS_PROBE_DESTINATION(i), 0u);
+    uint32_t words = IP_IS_V6(source) ? 4u : 1u;
+    for (uint32_t i = 0; i < 4u; i++) {
+        mmio_write(TS_PROBE_SOURCE(i), i < words ? address_words(source)[i] : 0u);
+        mmio_write(TS_PROBE_DESTINATION(i), i < words ? address_words(destination)[i] : 0u);
     }
     mmio_write(TS_PROBE_PORTS, TS_PUT(TS_PROBE_PORTS_SOURCE, source_port) |
                                    TS_PUT(TS_PROBE_PORTS_DESTINATION, destination_port));
@@ -27,12 +28,14 @@ static int wait(uint32_t address, uint32_t *result)
     return -E_IO;
 }
 
-int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-               uint32_t *core)
+int probe_tuple(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, bool is_tcp, uint32_t *core)
 {
     uint32_t result;
     put_tuple(source, destination, source_port, destination_port);
-    mmio_write(TS_PROBE_GO, TS_PUT(TS_PROBE_GO_HAS_PORTS, 1u) | TS_PUT(TS_PROBE_GO_IS_TCP, 1u));
+    mmio_write(TS_PROBE_GO, TS_PUT(TS_PROBE_GO_IS_IPV6, IP_IS_V6(source) ? 1u : 0u) |
+                                TS_PUT(TS_PROBE_GO_HAS_PORTS, 1u) |
+                                TS_PUT(TS_PROBE_GO_IS_TCP, is_tcp ? 1u : 0u));
     int error = wait(TS_PROBE_RESULT, &result);
     if (error == 0) {
         *core = TS_GET(result, TS_PROBE_RESULT_CORE);
@@ -40,10 +43,11 @@ int probe_ipv4(uint32_t source, uint32_t destination, uint16_t source_port, uint
     return error;
 }
 
-static int operate(uint32_t operation, uint32_t index, uint32_t *result)
+static int operate(uint32_t operation, bool is_ipv6, uint32_t index, uint32_t *result)
 {
-    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) | TS_PUT(TS_PROBE_FLOW_IS_TCP, 1u) |
-                                  TS_PUT(TS_PROBE_FLOW_INDEX, index));
+    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) |
+                                  TS_PUT(TS_PROBE_FLOW_IS_IPV6, is_ipv6 ? 1u : 0u) |
+                                  TS_PUT(TS_PROBE_FLOW_IS_TCP, 1u) | TS_PUT(TS_PROBE_FLOW_INDEX, index));
     int error = wait(TS_PROBE_FLOW_RESULT, result);
     if (error != 0) {
         return error;
@@ -62,12 +66,12 @@ static int operate(uint32_t operation, uint32_t index, uint32_t *result)
     }
 }
 
-int flow_insert(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-                uint16_t *index)
+int flow_insert(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, uint16_t *index)
 {
     uint32_t result;
     put_tuple(source, destination, source_port, destination_port);
-    int error = operate(TS_FLOW_OPERATION_INSERT, 0u, &result);
+    int error = operate(TS_FLOW_OPERATION_INSERT, IP_IS_V6(source), 0u, &result);
     *index = error == 0 ? (uint16_t)TS_GET(result, TS_PROBE_FLOW_RESULT_INDEX) : 0u;
     return error;
 }
@@ -75,15 +79,15 @@ int flow_insert(uint32_t source, uint32_t destination, uint16_t source_port, uin
 int flow_delete(uint16_t index)
 {
     uint32_t result;
-    return operate(TS_FLOW_OPERATION_DELETE, index, &result);
+    return operate(TS_FLOW_OPERATION_DELETE, false, index, &result);
 }
 
-int flow_lookup(uint32_t source, uint32_t destination, uint16_t source_port, uint16_t destination_port,
-                uint16_t *index, uint32_t *core)
+int flow_lookup(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
+                uint16_t destination_port, uint16_t *index, uint32_t *core)
 {
     uint32_t result;
     put_tuple(source, destination, source_port, destination_port);
-    int error = operate(TS_FLOW_OPERATION_LOOKUP, 0u, &result);
+    int error = operate(TS_FLOW_OPERATION_LOOKUP, IP_IS_V6(source), 0u, &result);
     if (error == 0) {
         *index = (uint16_t)TS_GET(result, TS_PROBE_FLOW_RESULT_INDEX);
         *core = TS_GET(result, TS_PROBE_FLOW_RESULT_CORE);

@@ -5,9 +5,17 @@
  * bank itself. */
 #include "drivers.h"
 
-#define ARP_OPERATION (TS_FRAME_PAD_BYTES + 20u) /* RFC 826, after the Ethernet header */
-#define IPV4_PROTOCOL 9u                         /* RFC 791 3.1, in the header */
-#define PROTOCOL_IGMP 2u
+#define ARP_OPERATION  (TS_FRAME_PAD_BYTES + 20u) /* RFC 826, after the Ethernet header */
+#define PROTOCOL_IGMP  2u
+#define PROTOCOL_ICMP6 58u
+
+/* RFC 2710 3.1, RFC 4861 4. */
+enum {
+    LISTENER_QUERY = 130,
+    LISTENER_REPORT = 131,
+    ROUTER_ADVERTISEMENT = 134,
+    NEIGHBOUR_ADVERTISEMENT = 136
+};
 
 static struct rx *instance; /* pbuf_free() calls back without context */
 
@@ -91,20 +99,31 @@ uint32_t rx_payload_address(struct rx *rx, const struct pbuf *p)
     return rx_buffer_address(index) + (address - address_of(hw_memory.rx_headers[index]));
 }
 
-/* Frames that more than one core got, and that this one is not to answer: lwIP would. Each core speaks for the groups of
- * its own sockets. */
-static bool not_ours_to_answer(uint32_t flags, uint32_t l3, const uint8_t *header)
+/* Of group frames that all cores got, every core needs advertisements of neighbours and routers, and speaks for the groups
+ * of its own sockets. */
+static bool for_all(const uint32_t *words, const uint8_t *header)
 {
+    uint32_t l4 = TS_FRAME_PAD_BYTES + TS_WORD_GET(words, TS_RX_DESCRIPTOR_L4_OFFSET);
+    uint32_t protocol = TS_WORD_GET(words, TS_RX_DESCRIPTOR_IP_PROTOCOL);
+    uint8_t type = l4 < TS_HEADER_COPY_BYTES ? header[l4] : 0u;
+    return protocol == PROTOCOL_IGMP ||
+           (protocol == PROTOCOL_ICMP6 && (type == LISTENER_QUERY || type == LISTENER_REPORT ||
+                                           type == ROUTER_ADVERTISEMENT || type == NEIGHBOUR_ADVERTISEMENT));
+}
+
+/* Frames that more than one core got, and that this one is not to answer: lwIP would. */
+static bool not_ours_to_answer(const uint32_t *words, const uint8_t *header)
+{
+    uint32_t flags = words[TS_RX_DESCRIPTOR_IS_TCP_WORD];
     if (TS_GET(flags, TS_RX_DESCRIPTOR_ANSWER) != 0u) {
         return false;
     }
     if (TS_GET(flags, TS_RX_DESCRIPTOR_IS_ARP) != 0u) {
         return header[ARP_OPERATION] == 0u && header[ARP_OPERATION + 1u] == 1u; /* replies are for all */
     }
-    bool igmp = TS_GET(flags, TS_RX_DESCRIPTOR_IS_IPV4) != 0u && l3 + IPV4_PROTOCOL < TS_HEADER_COPY_BYTES &&
-                header[l3 + IPV4_PROTOCOL] == PROTOCOL_IGMP;
-    return TS_GET(flags, TS_RX_DESCRIPTOR_IS_BROADCAST) != 0u ||
-           (TS_GET(flags, TS_RX_DESCRIPTOR_IS_MULTICAST) != 0u && !igmp);
+    return (TS_GET(flags, TS_RX_DESCRIPTOR_IS_BROADCAST) != 0u ||
+            TS_GET(flags, TS_RX_DESCRIPTOR_IS_MULTICAST) != 0u) &&
+           !for_all(words, header);
 }
 
 static void handle(struct rx *rx, const uint32_t *words)
@@ -124,9 +143,8 @@ static void handle(struct rx *rx, const uint32_t *words)
         give_back(rx, index);
         return;
     }
-    uint32_t l3 = TS_FRAME_PAD_BYTES + TS_WORD_GET(words, TS_RX_DESCRIPTOR_L3_OFFSET);
     if (TS_WORD_GET(words, TS_RX_DESCRIPTOR_VERSION) != TS_DESCRIPTOR_VERSION || length > capacity(index) ||
-        port >= rx->ports || not_ours_to_answer(flags, l3, header) ||
+        port >= rx->ports || not_ours_to_answer(words, header) ||
         (rx->refuse != NULL && rx->refuse(rx->refuse_context, words, header))) {
         rx->dropped++;
         give_back(rx, index);

@@ -1,5 +1,5 @@
 /* Reset entry and trap entry. Code memory is read-only; .data is copied, .bss cleared. */
-    .section .text.start, "ax"
+    .section .reset, "ax"
     .globl _start
 _start:
     .option push

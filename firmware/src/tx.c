@@ -1,9 +1,10 @@
 /* Transmit queue: gather commands; a pbuf stays referenced until its command is done. */
 #include "drivers.h"
 
-#define ETHERTYPE_AT   12u
-#define IP_PROTOCOL_AT 23u
-#define PROTOCOL_TCP   6u
+#define ETHERTYPE_AT     12u
+#define IPV4_PROTOCOL_AT 23u
+#define IPV6_PROTOCOL_AT 20u
+#define PROTOCOL_TCP     6u
 
 int tx_init(struct tx *tx, uint8_t epoch)
 {
@@ -71,11 +72,15 @@ int tx_send(struct tx *tx, uint32_t port, struct pbuf *p)
         return -E_INVAL;
     }
     const uint8_t *frame = (const uint8_t *)p->payload + TS_FRAME_PAD_BYTES;
-    bool ipv4 = p->len > TS_FRAME_PAD_BYTES + IP_PROTOCOL_AT && frame[ETHERTYPE_AT] == 0x08u &&
-                frame[ETHERTYPE_AT + 1u] == 0x00u;
-    tx->tcp_segments += ipv4 && frame[IP_PROTOCOL_AT] == PROTOCOL_TCP ? 1u : 0u;
+    bool whole = p->len > TS_FRAME_PAD_BYTES + IPV4_PROTOCOL_AT;
+    bool ipv4 = whole && frame[ETHERTYPE_AT] == 0x08u && frame[ETHERTYPE_AT + 1u] == 0x00u;
+    bool ipv6 = whole && frame[ETHERTYPE_AT] == 0x86u && frame[ETHERTYPE_AT + 1u] == 0xDDu;
+    tx->tcp_segments +=
+        (ipv4 && frame[IPV4_PROTOCOL_AT] == PROTOCOL_TCP) || (ipv6 && frame[IPV6_PROTOCOL_AT] == PROTOCOL_TCP)
+            ? 1u
+            : 0u;
     volatile uint32_t *command = uncached_words(hw_memory.tx_ring[slot]);
-    command[0] = TS_PUT(TS_TX_COMMAND_OPCODE, ipv4 ? TS_TX_OPCODE_GATHER : TS_TX_OPCODE_RAW) |
+    command[0] = TS_PUT(TS_TX_COMMAND_OPCODE, ipv4 || ipv6 ? TS_TX_OPCODE_GATHER : TS_TX_OPCODE_RAW) |
                  TS_PUT(TS_TX_COMMAND_PORT, port) | TS_PUT(TS_TX_COMMAND_GATHER_COUNT, (uint32_t)count);
     command[1] = TS_PUT(TS_TX_COMMAND_TAG, slot);
     command[2] = 0u;

@@ -65,15 +65,19 @@ def socket_address(ip: str, port: int) -> bytes:
 COMMON_OFFSET = 4096
 """Of what the fake engines of several cores share, behind the shared region: 32 locks and their padding, then flows."""
 FLOWS_OFFSET = COMMON_OFFSET + 256
+FLOW = struct.Struct("<16s16sHHI")
+"""One flow there: source and destination, of IPv4 in the first 4 bytes, ports, 1 + core."""
 
 
 def flow_table(shared: Path) -> dict[tuple[bytes, bytes, int, int], int]:
     """The fake flow table in the file ``shared``: (source, destination, ports as a frame to us has them) -> core."""
-    data = shared.read_bytes()[FLOWS_OFFSET : FLOWS_OFFSET + 16 * CONFIG.flows]
+    data = shared.read_bytes()[FLOWS_OFFSET : FLOWS_OFFSET + FLOW.size * CONFIG.flows]
     flows = {}
-    for source, destination, source_port, destination_port, state in struct.iter_unpack("<4s4sHHI", data):
+    for source, destination, source_port, destination_port, state in FLOW.iter_unpack(data):
         if state:
-            assert (key := (source, destination, source_port, destination_port)) not in flows
+            bytes_of = 16 if any(source[4:] + destination[4:]) else 4
+            key = (source[:bytes_of], destination[:bytes_of], source_port, destination_port)
+            assert key not in flows
             flows[key] = state - 1
     return flows
 

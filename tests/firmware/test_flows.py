@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from scapy.layers.inet import IP, TCP, fragment
 from scapy.layers.l2 import Ether
 
 from firmware.firmware_peer import (
+    FLOW,
     FLOWS_OFFSET,
     OUR_IP,
     OUR_MAC,
@@ -235,8 +234,8 @@ def plant(shared, slot: int, core: int, source_port: int, destination_port: int)
     """An entry of another core in the fake flow table."""
     addresses = [bytes(map(int, text.split("."))) for text in (PEER_IP, OUR_IP)]
     with open(shared, "r+b") as file:
-        file.seek(FLOWS_OFFSET + 16 * slot)
-        file.write(struct.pack("<4s4sHHI", *addresses, source_port, destination_port, core + 1))
+        file.seek(FLOWS_OFFSET + FLOW.size * slot)
+        file.write(FLOW.pack(*addresses, source_port, destination_port, core + 1))
 
 
 def test_a_tuple_of_another_core_is_not_taken(tmp_path):

@@ -355,7 +355,8 @@ def test_connect_errors(firmware):
     peer.send("RA")
     assert firmware.completion().result == -111
     assert firmware.call(Operation.TCP_CONNECT, inline=socket_address("192.168.77.1", 80)) == -101
-    assert firmware.call(Operation.TCP_CONNECT, inline=SOCKET_ADDRESS.pack({"family": 10, "port": 1})) == -97
+    assert firmware.call(Operation.TCP_CONNECT, inline=SOCKET_ADDRESS.pack({"family": 11, "port": 1})) == -97
+    assert firmware.call(Operation.TCP_CONNECT, inline=SOCKET_ADDRESS.pack({"family": 10, "port": 1})) == -101
     firmware.sqe(Operation.TCP_CONNECT, 6, inline=socket_address("10.0.0.77", 80))
     firmware.command("time 40000")
     assert firmware.completion().result == -113
