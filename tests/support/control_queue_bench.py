@@ -7,6 +7,8 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge, Timer
 
+from twinstack.models.completion_queue import Completion, CompletionQueueModel, phase
+from twinstack.models.host_dispatcher import ECONNRESET, ENODEV
 from twinstack.proto.queues import CQE, SQ_DELIVERY, SQE, Handle
 
 CORES = 4
@@ -53,6 +55,8 @@ class Bench:
         self.alive = (1 << CORES) - 1
         dut.alive.value = self.alive
         self.sq_tail = self.cq_head = self.submitted = 0
+        self.completions = CompletionQueueModel(CORES)
+        self.untaken = set()  # user data of entries that no core has taken
         dut.probe__request__ready.value = dut.probe__done.value = 0
         self.probed = []  # tuples that were asked for
         self.probe_delay = (0, 20)
@@ -118,6 +122,7 @@ class Bench:
 
     async def reset_core(self, core, cycles=3):
         self.set_alive(self.alive & ~(1 << core))
+        self.completions.reset_core(core)
         self.dut.core_reset.value = 1 << core
         self.sq(core, "consumer").value = self.consumers[core] = 0
         await self.cycles(cycles)
@@ -146,6 +151,7 @@ class Bench:
         self.host[place : place + 64] = entry
         self.sq_tail = (self.sq_tail + 1) % 65536
         self.submitted += 1
+        self.untaken.add(user_data_of(entry))
         self.dut.sq_tail.value = self.sq_tail
         return entry
 
@@ -153,21 +159,28 @@ class Bench:
         """The next completion, or None: by the phase bit alone, as a host polls."""
         place = CQ_BASE - HOST_BASE + 16 * (self.cq_head % (1 << self.cq_log2))
         entry = CQE.unpack(bytes(self.host[place : place + 16]))
-        if entry["phase"] != 1 - (self.cq_head >> self.cq_log2 & 1):
+        if entry["phase"] != phase(self.cq_head, self.cq_log2):
             return None
         result = entry["result"] - (entry["result"] >> 31 << 32)
-        return entry["user_data"], result, entry["more"]
+        return Completion(entry["user_data"], result, entry["more"])
 
     async def reap(self):
         while (entry := self.peek()) is None:
             await self.cycles()
+        if entry.result in (-ENODEV, -ECONNRESET) and entry.user_data in self.untaken:
+            self.untaken.remove(entry.user_data)
+            self.completions.refuse(entry)
+        self.completions.take(entry)
         self.cq_head = (self.cq_head + 1) % 65536
         self.dut.cq_head.value = self.cq_head
         return entry
 
     async def quiet(self, cycles=150):
+        """Nothing comes, and nothing had to."""
         await self.cycles(cycles)
         assert self.peek() is None
+        assert self.completions.due == 0
+        self.completions.settle()
 
     # --- The cores ---
 
@@ -185,9 +198,18 @@ class Bench:
         self.data[core][place + 76 : place + 80] = bytes(4)
         self.consumers[core] = (self.consumers[core] + 1) % 65536
         self.sq(core, "consumer").value = self.consumers[core]
-        return SQ_DELIVERY.unpack(entry)
+        delivery = SQ_DELIVERY.unpack(entry)
+        user_data, slot = user_data_of(entry), delivery["join_id"]
+        self.untaken.discard(user_data)
+        joins = self.completions.joins
+        if delivery["is_joined"] and (slot not in joins or joins[slot].user_data != user_data):
+            self.completions.open(slot, {other for other in range(CORES) if self.alive >> other & 1}, user_data)
+        return delivery
 
     async def post(self, core, user_data, result, *, more=0, is_joined=0, join_id=0, host=0):
+        if int(self.cq(core, "space").value):  # otherwise it is ignored
+            completion = Completion(user_data, result, more)
+            self.completions.post(core, completion, join=join_id if is_joined else None, host=host)
         for name, value in (
             ("user_data", user_data),
             ("result", result & 0xFFFF_FFFF),

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-ECONNRESET = 104
+from .host_dispatcher import ECONNRESET
 
 
 class Completion(NamedTuple):
@@ -40,6 +40,11 @@ class Join:
         return {-ECONNRESET}
 
 
+def phase(index: int, log2: int) -> int:
+    """Phase bit of the completion number ``index`` in a ring of 2**log2 entries."""
+    return 1 - (index >> log2 & 1)
+
+
 class CompletionQueueModel:
     """Completions that wait, and join slots.
 
@@ -52,14 +57,11 @@ class CompletionQueueModel:
     -------
     joins : dict of int to Join
         Open slots by number.
-    posted : int
-        Completions that the host has seen; the index of the next one in its ring.
     """
 
     def __init__(self, cores: int):
         self.cores = cores
         self.joins: dict[int, Join] = {}
-        self.posted = 0
         self._waiting: list[deque[Completion]] = [deque() for _ in range(cores)]
         self._refused: Counter[Completion] = Counter()
         self._ended: list[Join] = []
@@ -102,19 +104,11 @@ class CompletionQueueModel:
             join.pending.discard(core)
         self._end_joins()
 
-    def disable(self) -> None:
-        """Everything is gone."""
-        self.__init__(self.cores)  # type: ignore[misc]
-
     def _end_joins(self) -> None:
         for slot in [slot for slot, join in self.joins.items() if not join.pending]:
             self._ended.append(self.joins.pop(slot))
 
     # ---- what the host sees ----
-
-    def phase(self, log2: int) -> int:
-        """Phase bit of the next completion in a ring of 2**log2 entries."""
-        return 1 - (self.posted >> log2 & 1)
 
     @property
     def due(self) -> int:
@@ -129,7 +123,6 @@ class CompletionQueueModel:
         ValueError
             If it cannot be there.
         """
-        self.posted += 1
         for waiting in self._waiting:
             if waiting and waiting[0] == completion:
                 waiting.popleft()
