@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
 from twinstack.proto import abi
 from twinstack.proto.image import check_image
@@ -24,10 +24,15 @@ from twinstack.proto.queues import (
 from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 
 from .dispatch import DispatchConfig
+from .fair_lock import FairLock
 from .link import HostLink, LinkError
 from .memory import BlockPool
 from .probe import ProbeAnswer, ask
 from .registers import Registers
+
+if TYPE_CHECKING:
+    from .reactor import Reactor
+    from .socket import SocketModule
 
 BLOCK_BYTES = 4096
 
@@ -58,6 +63,7 @@ class Pending:
     result: int = 0
     buffers: list[int] = field(default_factory=list)
     user_data: int = 0
+    handle: int = 0
 
 
 def error_for(code: int, what: str) -> OSError:
@@ -118,7 +124,9 @@ class Device:
         self.ports = identity["ports"]
         self.code_bytes = identity["code_kib"] * 1024
         self.sync_hz = self.registers.read(ENGINE, "sync_hz")
-        self._lock = threading.RLock()
+        self.lock = FairLock()
+        self.reactor: Reactor | None = None
+        self.follow_up: Callable[[], None] | None = None
         self._sq_entries, self._cq_entries = sq_entries, cq_entries
         ring_bytes = sq_entries * SQE.size_bytes + cq_entries * CQE.size_bytes
         first = -(-ring_bytes // BLOCK_BYTES) * BLOCK_BYTES
@@ -152,7 +160,7 @@ class Device:
         if self.link.is_shared:
             raise EngineError(errno.EPERM, "the engine is shared and runs already: it cannot be loaded from here")
         body = check_image(image, engine_abi=self.abi, code_bytes=self.code_bytes)
-        with self._lock:
+        with self.lock:
             self.registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
             refused = self.registers.read(ENGINE, "code_refused")
             self.registers.write(ENGINE, "code_address", 0)
@@ -179,7 +187,7 @@ class Device:
             self.attach()
             return
         registers = self.registers
-        with self._lock:
+        with self.lock:
             registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
             registers.write(ENGINE, "seed", seed & 0xFFFFFFFF or 1)
             if not any(registers.read(DISPATCH, "key", index=index) for index in range(10)):
@@ -217,7 +225,7 @@ class Device:
         EngineError
             If not all cores are alive.
         """
-        with self._lock:
+        with self.lock:
             alive = self.registers.read(ENGINE, "alive")
             if alive != (1 << self.cores) - 1:
                 raise EngineError(errno.ENODEV, f"the engine must run with all {self.cores} cores, not {alive:#x}")
@@ -291,7 +299,7 @@ class Device:
     @property
     def room(self) -> int:
         """Entries that the submission ring takes at once."""
-        with self._lock:
+        with self.lock:
             return self._sq_entries - ((self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF)
 
     def submit_raw(
@@ -302,7 +310,7 @@ class Device:
         on_done: Callable[[int], None] | None = None,
     ) -> Pending:
         """Post an SQE from its fields, whatever they are; ``user_data`` is filled in."""
-        with self._lock:
+        with self.lock:
             deadline = self.link.clock() + 1.0
             while (self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF >= self._sq_entries:
                 self.poll()
@@ -312,8 +320,8 @@ class Device:
             user_data = self._next_user_data
             self._next_user_data += 1
             known = values["operation"] in Operation._value2member_map_
-            operation = Operation(values["operation"]) if known else Operation.NOP
-            pending = Pending(operation, on_more, on_done, user_data=user_data)
+            kind = Operation(values["operation"]) if known else Operation.NOP
+            pending = Pending(kind, on_more, on_done, user_data=user_data, handle=values.get("handle", 0))
             self._pending[user_data] = pending
             entry = SQE.pack(values | {"user_data": user_data})
             slot = self._sq_tail % self._sq_entries
@@ -324,7 +332,7 @@ class Device:
 
     def poll(self) -> int:
         """Take in all completions that have come; returns how many."""
-        with self._lock:
+        with self.lock:
             count = 0
             finished: list[tuple[Callable[[int], None], int]] = []
             while True:
@@ -351,14 +359,37 @@ class Device:
                 self.registers.write(QUEUE, "cq_head", self._cq_head)
             for callback, result in finished:
                 callback(result)
+            if count and self.follow_up is not None:
+                self.follow_up()
             return count
 
     def advance(self, timeout: float) -> None:
         """Let the engine work until something completes, at most ``timeout`` seconds of its time."""
-        with self._lock:
-            if not self.poll():
+        if self.poll():
+            return
+        if self.link.work_slice is None:
+            self.link.wait_interrupt(timeout)
+            self.poll()
+        else:
+            with self.lock:
                 self.link.wait_interrupt(timeout)
                 self.poll()
+
+    def abandon(self, core: int) -> None:
+        """End what was submitted to ``core`` with ``-ECONNRESET``: after its reset it completes nothing any more.
+
+        A connect that may have gone to another core ends as well.
+        """
+        with self.lock:
+            for user_data, pending in list(self._pending.items()):
+                balanced = pending.operation in (Operation.TCP_CONNECT, Operation.UDP_OPEN)
+                if balanced or (pending.handle and pending.handle >> 28 & 7 == core):
+                    del self._pending[user_data]
+                    pending.done, pending.result = True, -errno.ECONNRESET
+                    if pending.on_done is not None:
+                        pending.on_done(pending.result)
+            if self.follow_up is not None:
+                self.follow_up()
 
     def wait(self, pending: Pending, timeout: float | None = None) -> int:
         """Result of ``pending`` once it is done.
@@ -395,6 +426,19 @@ class Device:
         finally:
             self.pool.give(address)
 
+    # --- Sockets ---------------------------------------------------------------------------------------------------
+
+    def socket_module(self) -> SocketModule:
+        """An object with the names of the standard library's :mod:`socket` whose sockets this engine serves."""
+        from .socket import SocketModule  # the engine alone is of use without sockets
+
+        return SocketModule(self)
+
+    def close(self) -> None:
+        """End the thread that serves this device's sockets, if there is one; sockets that are open fail."""
+        if self.reactor is not None:
+            self.reactor.stop()
+
     # --- Interfaces and statistics ---------------------------------------------------------------------------------
 
     def configure(
@@ -426,7 +470,7 @@ class Device:
         tcp: bool = True,
     ) -> ProbeAnswer:
         """Which core gets a packet, see :func:`twinstack_host.probe.ask`."""
-        with self._lock:
+        with self.lock:
             return ask(self.registers, source, destination, source_port, destination_port, tcp=tcp)
 
     def dispatch_config(self) -> DispatchConfig:

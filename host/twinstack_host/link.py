@@ -31,6 +31,17 @@ class HostLink(ABC):
     def memory_size(self) -> int:
         """Bytes of host memory."""
 
+    @property
+    def work_slice(self) -> float | None:
+        """How the engine and the threads of a program share this object.
+
+        ``None``: the engine works by itself; :meth:`wait_interrupt` sleeps, and meanwhile other threads may call
+        everything else. Otherwise the engine works only within calls of this object (a simulation in this process),
+        calls must not overlap, and this is a good length of one :meth:`wait_interrupt`, in seconds of engine time: short
+        enough that others need not wait long for their turn.
+        """
+        return None
+
     @abstractmethod
     def csr_read(self, offset: int) -> int:
         """Read the 32-bit register at byte ``offset``.

@@ -12,6 +12,8 @@ from .simulation import Simulation, SimulationError
 MAX_TICKS_AT_ONCE = 50
 """If the machine paused, time jumps by at most this many milliseconds, so that no timer fires in a burst."""
 SETTLE_CYCLES = 16
+SLICE_CYCLES = 1000
+"""A turn of the engine between two turns of a program's threads."""
 
 
 class SimulationLink(HostLink):
@@ -33,6 +35,10 @@ class SimulationLink(HostLink):
     @property
     def memory_size(self) -> int:
         return len(self.simulation.host_memory)
+
+    @property
+    def work_slice(self) -> float | None:
+        return SLICE_CYCLES / self.simulation.options.sync_hz
 
     def csr_read(self, offset: int) -> int:
         try:
@@ -60,7 +66,7 @@ class SimulationLink(HostLink):
             deadline = time.monotonic() + timeout
             while not simulation.irq and time.monotonic() < deadline:
                 self._tick()
-                self._run_until_irq(simulation.options.step_cycles)
+                self._run_until_irq(min(simulation.options.step_cycles, SLICE_CYCLES))
         else:
             self._run_until_irq(max(1, int(timeout * simulation.options.sync_hz)))
         return simulation.irq

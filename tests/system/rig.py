@@ -19,7 +19,7 @@ from twinstack_host.device import Device, ipv4_bytes
 from twinstack_host.sockets import Listener, Socket
 from twinstack_sim.engine_model import make_simulation
 from twinstack_sim.firmware import build_firmware
-from twinstack_sim.link import SimulationLink
+from twinstack_sim.link import SLICE_CYCLES, SimulationLink
 from twinstack_sim.peer import Peer
 from twinstack_sim.peer_lwip import LwipConnection, LwipListener, LwipPeer, PeerOptions
 from twinstack_sim.simulation import SentFrame, Simulation, SimulationOptions
@@ -62,6 +62,10 @@ class FastLink(SimulationLink):
         self._real_time = False
         self.tick_cycles = tick_cycles
         self._next = simulation.cycles + tick_cycles
+
+    @property
+    def work_slice(self) -> float | None:
+        return SLICE_CYCLES / (1000 * self.tick_cycles)
 
     def _run_until_irq(self, cycles: int) -> None:
         simulation = self.simulation
