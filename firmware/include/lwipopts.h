@@ -61,12 +61,13 @@
 #define LWIP_MULTICAST_PING       0
 #define LWIP_RAW                  0 /* nobody uses it */
 #define LWIP_UDP                  1 /* a datagram to a closed port gets its ICMP answer */
-#define MEMP_NUM_UDP_PCB          1 /* sockets come later */
+#define MEMP_NUM_UDP_PCB          2 /* DHCP and DNS */
 #define LWIP_DHCP                 1 /* on the manager */
 #define LWIP_DHCP_DOES_ACD_CHECK  0 /* 2.5 KB of code; the server has probed (RFC 2131 2.2) */
-#define LWIP_DHCP_MAX_DNS_SERVERS 2
+#define LWIP_DHCP_MAX_DNS_SERVERS DNS_IPV4_SERVERS
 #define LWIP_DNS                  1
-#define DNS_MAX_SERVERS           3 /* two of NETIF_CONFIG or DHCP, one of router advertisements */
+#define DNS_IPV4_SERVERS          2 /* of a port, configured or from its lease */
+#define DNS_MAX_SERVERS           (TS_CONFIG_PORTS * (DNS_IPV4_SERVERS + 1)) /* one more from router advertisements */
 #define DNS_TABLE_SIZE            4
 #define DNS_MAX_NAME_LENGTH       128
 #define LWIP_IGMP                 1 /* UDP sockets join groups */

@@ -57,6 +57,14 @@ struct stack {
     struct rx rx;
     struct netif netifs[TS_CONFIG_PORTS];
     ip6_addr_t routers6[TS_CONFIG_PORTS]; /* configured ones, or any */
+    struct {
+        uint32_t ip4[DNS_IPV4_SERVERS]; /* wire bytes, or zero */
+        ip6_addr_t ip6;
+    } dns[TS_CONFIG_PORTS];
+    uint8_t dns_first;          /* port whose DNS servers are asked first */
+    bool dhcp[TS_CONFIG_PORTS]; /* wanted; the manager's client runs */
+    void (*lease_changed)(void *context, uint32_t port);
+    void *lease_context;
     struct link links[TS_CONFIG_PORTS];
     uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
     struct handover handover;
@@ -89,7 +97,7 @@ void executive_tick(void); /* from the interrupt handler */
 /* netif.c */
 struct port_config {
     uint32_t address, gateway; /* wire bytes */
-    uint32_t dns[2];
+    uint32_t dns[DNS_IPV4_SERVERS];
     uint32_t address6[4]; /* static, or zero */
     uint32_t router6[2];  /* interface identifier of a static router, or zero */
     uint8_t prefix_length;
@@ -117,6 +125,16 @@ uint32_t rules_entry(uint32_t index); /* core */
 /* ip6.c */
 void ip6_init(struct stack *stack);
 bool ip6_checksum_ok(struct pbuf *p); /* of TCP or UDP; `p` starts at the IPv6 header */
+
+/* lease.c */
+void lease_init(struct stack *stack);
+bool lease_runs(struct stack *stack, uint32_t port);
+bool lease_bound(struct stack *stack, uint32_t port);
+uint32_t lease_seconds(struct stack *stack, uint32_t port); /* left; all ones: for ever */
+void lease_update(struct stack *stack, uint32_t port);
+void lease_stop(struct stack *stack, uint32_t port, bool release);
+void lease_tick(struct stack *stack);
+void dns_rebuild(struct stack *stack);
 
 /* route.c */
 void route_init(struct stack *stack);

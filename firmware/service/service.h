@@ -78,6 +78,8 @@ struct socket {
     uint16_t thirsty_since; /* ms, low bits */
 };
 
+#define NETCONF_WORDS 12u /* a configuration in messages */
+
 struct service {
     struct stack *stack;
     struct op ops[OPERATIONS];
@@ -107,12 +109,17 @@ struct service {
     struct {
         struct port_config config[TS_CONFIG_PORTS];
         bool configured[TS_CONFIG_PORTS];
+        uint8_t number[TS_CONFIG_PORTS]; /* of the configuration: another one with each change */
+        bool busy;                       /* somebody has not acknowledged, or an operation waits */
         uint8_t dirty[8]; /* for each core: ports whose configuration it has not acknowledged */
         uint8_t sent[8];
+        uint32_t sent_at[8];
         uint32_t greeted;       /* cores that said HELLO, perhaps not alive yet */
         struct op_list waiting; /* NETIF_CONFIG, the first is in progress */
         uint32_t started;
-        uint32_t incoming[3]; /* first half of a configuration */
+        uint32_t incoming[NETCONF_WORDS]; /* parts of a configuration that have come, in order */
+        uint32_t incoming_header;         /* which configuration, whose */
+        uint8_t incoming_parts;
     } netconf;
 };
 

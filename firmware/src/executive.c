@@ -119,6 +119,7 @@ int executive_step(struct stack *stack, const struct program *program)
         work += 1;
         sys_check_timeouts();
         link_tick(stack);
+        lease_tick(stack);
         handover_tick(stack);
         multicast_tick(stack);
     }

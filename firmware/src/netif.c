@@ -83,6 +83,7 @@ int ports_init(struct stack *stack)
         }
         netif_set_link_up(NETIF_OF(stack, port));
     }
+    lease_init(stack);
     netif_set_default(NETIF_OF(stack, 0));
     return 0;
 }
@@ -163,6 +164,10 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
 {
     struct netif *netif = NETIF_OF(stack, port);
     bool new_mac = memcmp(netif->hwaddr, config->mac, sizeof(config->mac)) != 0;
+    if (!config->dhcp || new_mac) {
+        lease_stop(stack, port, true);
+    }
+    stack->dhcp[port] = config->dhcp;
     memcpy(netif->hwaddr, config->mac, sizeof(config->mac));
     if (stack_manager() == stack->core) {
         const uint8_t *mac = config->mac;
@@ -173,7 +178,14 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
     }
     netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
     netif_set_up(netif);
-    configure4(stack, netif, config);
+    netif->flags |= NETIF_FLAG_ETHARP;
+    if (!lease_runs(stack, port)) {
+        memcpy(stack->dns[port].ip4, config->dns, sizeof(config->dns));
+        stack->dns_first = (uint8_t)port;
+        dns_rebuild(stack);
+        configure4(stack, netif, config);
+        lease_update(stack, port);
+    }
     configure6(stack, netif, config, new_mac);
 }
 

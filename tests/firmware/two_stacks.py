@@ -121,7 +121,7 @@ class Host:
 class TwoStacks:
     """Two cores, the dispatcher's model, the message FIFOs and a wire to ``peer`` (which may be None)."""
 
-    def __init__(self, folder: Path, peer=None, *, extra: tuple[str, ...] = (), drop_message: int = -1):
+    def __init__(self, folder: Path, peer=None, *, extra: tuple[str, ...] = (), drop: Callable[[int], bool] | None = None):
         self.shared = shared = folder / "shared"
         self.cores = [
             Firmware(("--core", str(n), "--cores", str(CORES), "--shared", str(shared), *extra)) for n in range(CORES)
@@ -132,7 +132,7 @@ class TwoStacks:
         self.now_ns = 0
         self.sent: list[tuple[int, Ether]] = []
         self.messages_passed = 0
-        self._drop_message = drop_message
+        self._drop = drop  # of the n-th message: is it lost?
 
     def dispatch(self, frame: bytes) -> int:
         """Bring a frame from the wire to the core of its flow, or to those that the dispatcher chooses; the mask."""
@@ -174,7 +174,7 @@ class TwoStacks:
             messages, core.messages = core.messages, []
             for to, *words in messages:
                 self.messages_passed += 1
-                if self.messages_passed - 1 == self._drop_message:
+                if self._drop is not None and self._drop(self.messages_passed - 1):
                     continue
                 self.cores[to].command(f"message {number} " + " ".join(map(str, words)))
                 moved = True
