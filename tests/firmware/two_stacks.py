@@ -121,7 +121,9 @@ class Host:
 class TwoStacks:
     """Two cores, the dispatcher's model, the message FIFOs and a wire to ``peer`` (which may be None)."""
 
-    def __init__(self, folder: Path, peer=None, *, extra: tuple[str, ...] = (), drop: Callable[[int], bool] | None = None):
+    def __init__(
+        self, folder: Path, peer=None, *, extra: tuple[str, ...] = (), drop: Callable[[int], bool] | None = None
+    ):
         self.shared = shared = folder / "shared"
         self.cores = [
             Firmware(("--core", str(n), "--cores", str(CORES), "--shared", str(shared), *extra)) for n in range(CORES)
