@@ -121,6 +121,8 @@ static void reassemble(struct stack *stack, struct pbuf *p, struct netif *input,
     if (p == NULL) {
         return;
     }
+    header = p->payload;
+    IP6H_PLEN_SET(header, (u16_t)(p->tot_len - IP6_HLEN)); /* ip6_reass() leaves 8 too few, unused by lwIP itself */
     uint32_t core = core_of(stack, p);
     if (core != stack->core) {
         stack->foreign++;

@@ -177,7 +177,11 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
         mmio_write(TS_MAC_CONTROL(port), mmio_read(TS_MAC_CONTROL(port)) | TS_PUT(TS_MAC_CONTROL_ENABLE, 1u));
     }
     netif->flags = (u8_t)(netif->flags & ~NETIF_FLAG_ETHARP);
-    netif_set_up(netif);
+    if (!netif_is_up(netif)) {
+        static const uint8_t all_nodes[6] = {0x33, 0x33, 0, 0, 0, 1}; /* nobody joins it */
+        multicast_filter(stack, port, all_nodes, true);
+        netif_set_up(netif);
+    }
     netif->flags |= NETIF_FLAG_ETHARP;
     if (!lease_runs(stack, port)) {
         memcpy(stack->dns[port].ip4, config->dns, sizeof(config->dns));
