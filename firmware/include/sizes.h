@@ -50,7 +50,8 @@
 #define SOCKETS 64
 #endif
 #define LISTENERS            8
-#define OPERATIONS           96                 /* operations that one core can have pending */
+#define OPERATIONS           98                 /* operations that one core can have pending */
+#define OPERATIONS_RESERVE   2u                 /* of them for CLOSE, ABORT and CANCEL only */
 #define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
 #define TCP_SEGMENTS         (SOCKETS + 2 * 16) /* a SYN or FIN for each socket, and data */
 #define SOCKET_QUOTA_BUFFERS 2u                 /* RX buffers of a socket without a posted RECV */
@@ -97,6 +98,7 @@
 #define E_CONNABORTED  103
 #define E_CONNRESET    104
 #define E_NOBUFS       105
+#define E_NOPROTOOPT   92
 #define E_NOTCONN      107
 #define E_TIMEDOUT     110
 #define E_CONNREFUSED  111

@@ -80,6 +80,7 @@ void connect_start(struct service *service, struct op *op, const uint32_t *sqe)
     error = -E_NFILE;
     if (pcb != NULL) {
         flow_track(pcb);
+        tcp_nagle_disable(pcb);
         error = take_port(service, pcb, &remote, &local, remote_port, &socket->port);
     }
     if (error == 0) {

@@ -19,8 +19,9 @@ static const struct tcp_ext_arg_callbacks of_connection = {.destroy = on_destroy
 
 static err_t on_passive_open(u8_t id, struct tcp_pcb_listen *listening, struct tcp_pcb *pcb)
 {
+    const struct listener *listener = listening->callback_arg;
     (void)id;
-    (void)listening;
+    options_to_pcb(&listener->options, pcb);
     flow_track(pcb);
     window_start(pcb);
     return ERR_OK;

@@ -72,6 +72,7 @@ void listener_open(struct service *service, struct op *op, const uint32_t *sqe)
         .length = (uint8_t)(op->length == 0u ? DEFAULT_BACKLOG : LWIP_MIN(op->length, UINT8_MAX)),
         .used = true,
     };
+    options_default(&chosen->options);
     start_listening(chosen);
     op_finish(service, op,
               (int32_t)handle_pack(TS_ALL_CORES, op->host, (uint32_t)(chosen - service->listeners),
@@ -114,6 +115,7 @@ static err_t on_accept(void *context, struct tcp_pcb *pcb, err_t error)
     }
     service->connections++;
     socket_attach(socket, pcb);
+    options_to_socket(&listener->options, socket);
     if (!flow_accept(pcb)) {
         socket_abort(socket);
         return ERR_ABRT;
@@ -171,7 +173,7 @@ static void close_listener(struct service *service, struct listener *listener)
     }
 }
 
-void listener_handle_op(struct service *service, struct op *op, uint32_t handle, uint32_t flags)
+void listener_handle_op(struct service *service, struct op *op, uint32_t handle, const uint32_t *sqe)
 {
     uint32_t index = TS_GET(handle, TS_HANDLE_INDEX);
     struct listener *listener = index < LISTENERS ? &service->listeners[index] : NULL;
@@ -181,7 +183,8 @@ void listener_handle_op(struct service *service, struct op *op, uint32_t handle,
         op_finish(service, op, -E_BADF);
         return;
     }
-    if (op->operation == TS_OP_TCP_ACCEPT && flags == TS_OPERATION_FLAG_ACCEPT_MULTISHOT) {
+    if (op->operation == TS_OP_TCP_ACCEPT &&
+        sqe[TS_SQE_OPERATION_FLAGS_WORD] == TS_OPERATION_FLAG_ACCEPT_MULTISHOT) {
         if (listener->accept != NULL) {
             op_finish(service, op, -E_BUSY);
             return;
@@ -191,6 +194,8 @@ void listener_handle_op(struct service *service, struct op *op, uint32_t handle,
     } else if (op->operation == TS_OP_CLOSE || op->operation == TS_OP_ABORT) {
         close_listener(service, listener);
         op_finish(service, op, 0);
+    } else if (op->operation == TS_OP_SETSOCKOPT || op->operation == TS_OP_GETSOCKOPT) {
+        options_of_listener(service, op, listener, sqe);
     } else {
         op_finish(service, op, -E_INVAL);
     }

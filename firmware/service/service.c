@@ -32,11 +32,11 @@ static const uint8_t uses[] = {
     [TS_OP_SHUTDOWN] = USES_HANDLE | USES_FLAGS,
     [TS_OP_CLOSE] = USES_HANDLE,
     [TS_OP_ABORT] = USES_HANDLE,
-    [TS_OP_SETSOCKOPT] = UNIMPLEMENTED,
-    [TS_OP_GETSOCKOPT] = UNIMPLEMENTED,
+    [TS_OP_SETSOCKOPT] = USES_HANDLE | USES_FLAGS | USES_INLINE,
+    [TS_OP_GETSOCKOPT] = USES_HANDLE | USES_FLAGS,
     [TS_OP_GETSOCKNAME] = USES_HANDLE | USES_RESULT,
     [TS_OP_GETPEERNAME] = USES_HANDLE | USES_RESULT,
-    [TS_OP_CANCEL] = UNIMPLEMENTED,
+    [TS_OP_CANCEL] = USES_INLINE,
     [TS_OP_RESOLVE] = UNIMPLEMENTED,
     [TS_OP_PING] = UNIMPLEMENTED,
     [TS_OP_STATS] = USES_FLAGS | USES_RESULT,
@@ -253,8 +253,8 @@ static void start_shutdown(struct service *service, struct op *op, struct socket
 {
     if (flags > 1u) {
         op_finish(service, op, -E_INVAL);
-    } else if (socket->error != 0u) {
-        op_finish(service, op, -socket->error);
+    } else if (socket->error != 0u || socket->broken) {
+        op_finish(service, op, socket->error != 0u ? -socket->error : -E_PIPE);
     } else if (socket->shutdown != NULL) {
         op_finish(service, op, -E_BUSY);
     } else {
@@ -265,11 +265,11 @@ static void start_shutdown(struct service *service, struct op *op, struct socket
     }
 }
 
-static void socket_op(struct service *service, struct op *op, struct socket *socket, uint32_t flags)
+static void socket_op(struct service *service, struct op *op, struct socket *socket, const uint32_t *sqe)
 {
     switch (op->operation) {
     case TS_OP_SEND:
-        if (socket->error != 0u || socket->fin_wanted || socket->pcb == NULL) {
+        if (socket->error != 0u || socket->fin_wanted || socket->broken || socket->pcb == NULL) {
             op_finish(service, op, socket->error != 0u ? -socket->error : -E_PIPE);
             break;
         }
@@ -284,15 +284,18 @@ static void socket_op(struct service *service, struct op *op, struct socket *soc
         transfer_pump_receive(socket);
         break;
     case TS_OP_SHUTDOWN:
-        start_shutdown(service, op, socket, flags);
+        start_shutdown(service, op, socket, sqe[TS_SQE_OPERATION_FLAGS_WORD]);
         break;
     case TS_OP_CLOSE:
-        socket_close(socket);
-        op_finish(service, op, 0);
+        socket_close(socket, op);
         break;
     case TS_OP_ABORT:
         socket_abort(socket);
         op_finish(service, op, 0);
+        break;
+    case TS_OP_SETSOCKOPT:
+    case TS_OP_GETSOCKOPT:
+        options_of_socket(service, op, socket, sqe);
         break;
     case TS_OP_GETSOCKNAME:
     case TS_OP_GETPEERNAME:
@@ -345,14 +348,14 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
     }
     if ((uses[op->operation] & USES_HANDLE) != 0u) {
         if (TS_GET(handle, TS_HANDLE_CORE) == TS_ALL_CORES) {
-            listener_handle_op(service, op, handle, flags);
+            listener_handle_op(service, op, handle, sqe);
             return;
         }
         struct socket *socket = socket_of_handle(service, handle, op->host);
         if (socket == NULL) {
             op_finish(service, op, -E_BADF);
         } else {
-            socket_op(service, op, socket, flags);
+            socket_op(service, op, socket, sqe);
         }
         return;
     }
@@ -372,6 +375,9 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
     case TS_OP_TCP_CONNECT:
         connect_start(service, op, sqe);
         break;
+    case TS_OP_CANCEL:
+        cancel(service, op, sqe);
+        break;
     case TS_OP_STATS:
         if (flags != service->stack->core) {
             op_finish(service, op, -E_INVAL); /* no such core; the manager got it */
@@ -383,6 +389,18 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
         op_finish(service, op, 0); /* NOP */
         break;
     }
+}
+
+/* The last records are for operations that end others. */
+static struct op *take_record(struct service *service, const uint32_t *delivery)
+{
+    uint32_t operation = TS_WORD_GET(delivery, TS_SQE_OPERATION);
+    bool ends = operation == TS_OP_CLOSE || operation == TS_OP_ABORT || operation == TS_OP_CANCEL;
+    struct op *op = service->free_ops.head, *last = op;
+    for (uint32_t i = 0; i < OPERATIONS_RESERVE && !ends && last != NULL; i++) {
+        last = last->next;
+    }
+    return last == NULL ? NULL : op;
 }
 
 /* Without a record for an entry, it completes at once, or waits in the ring until one of both is possible. */
@@ -405,10 +423,10 @@ static int deliver(void *context)
     uint32_t delivery[TS_SQ_DELIVERY_WORDS];
     int handled = 0;
     for (uint32_t i = 0; i < DELIVERY_BUDGET && sq_peek(&service->stack->sq, delivery) != NULL; i++) {
-        struct op *op = service->free_ops.head;
+        struct op *op = take_record(service, delivery);
         if (op == NULL) {
             flush(service);
-            op = service->free_ops.head;
+            op = take_record(service, delivery);
         }
         if (op == NULL) {
             if (service->completed.head != NULL || !refuse_without_record(delivery)) {
@@ -461,6 +479,7 @@ static int pump(void *context)
     }
     service->senders = senders;
     service->turn = service->turn + 1u < service->high ? service->turn + 1u : 0u;
+    options_pump(service);
     window_pump(service);
     return work;
 }

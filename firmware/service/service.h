@@ -47,6 +47,14 @@ struct piece {
 
 enum socket_state { SOCKET_FREE, SOCKET_CONNECTING, SOCKET_BACKLOG, SOCKET_OPEN, SOCKET_LINGER };
 
+/* What SETSOCKOPT sets; listeners keep it for their connections, connections have part of it in their PCB. */
+struct tcp_options {
+    uint32_t user_timeout;                        /* ms, 0: none */
+    uint16_t keep_idle, keep_interval, linger;    /* seconds; linger: plus one, 0: none */
+    uint8_t keep_count, ttl, tos, rcvbuf, sndbuf; /* buffers in segments */
+    uint8_t nodelay, keepalive;
+};
+
 struct listener {
     struct service *service;
     struct tcp_pcb *pcb;
@@ -56,6 +64,7 @@ struct listener {
     uint16_t port, generation;
     uint8_t host, length;
     bool used;
+    struct tcp_options options;
 };
 
 struct socket {
@@ -64,7 +73,7 @@ struct socket {
     struct listener *listener; /* while in its backlog */
     struct socket *next;       /* in the backlog */
     struct op_list sends, receives;
-    struct op *connect, *shutdown;
+    struct op *connect, *shutdown;     /* shutdown: SHUTDOWN, or a CLOSE that lingers */
     struct piece *pieces, *last_piece; /* in stream order, unacknowledged or not yet written */
     struct pbuf *rx_head, *rx_tail;    /* received, not yet claimed by a RECV */
     uint32_t rx_bytes;
@@ -72,10 +81,15 @@ struct socket {
     uint8_t state, host, error, rx_held, piece_count;
     uint8_t ack_since; /* ms, low bits */
     bool eof : 1, fin_wanted : 1, fin_sent : 1, attention : 1;
+    bool broken : 1;        /* a SEND failed: what follows it would come in the wrong place */
     bool wide : 1;          /* the peer has seen a window of two segments */
     bool thirsty : 1;       /* a RECV is posted and there is no window for it */
     bool ack_due : 1;       /* two segments wait for an acknowledgement; it goes with the next window */
     uint16_t thirsty_since; /* ms, low bits */
+    uint16_t linger;        /* this and the next three: see struct tcp_options */
+    uint8_t rcvbuf, sndbuf;
+    uint32_t user_timeout;
+    uint32_t progress; /* when nothing waited for an acknowledgement, or one came, ms */
 };
 
 #define NETCONF_WORDS 12u /* a configuration in messages */
@@ -97,6 +111,7 @@ struct service {
     uint32_t high;          /* sockets from here on have never been used */
     uint32_t senders;       /* sockets with something to send, as the last pump saw it */
     uint32_t in_flight;     /* pieces in TCP */
+    uint32_t timed;         /* when time-outs were looked at, ms */
     uint32_t excess;        /* segments granted in excess of the RX buffers */
     uint32_t connections;
     uint64_t bytes_in, bytes_out;
@@ -142,7 +157,7 @@ void address_write(uint32_t words[TS_SOCKET_ADDRESS_WORDS], const ip_addr_t *add
 struct socket *socket_open(struct service *service, uint8_t host, uint8_t state); /* NULL: none free */
 void socket_attach(struct socket *socket, struct tcp_pcb *pcb);
 void socket_release(struct socket *socket, int32_t result); /* pending operations end with result */
-void socket_close(struct socket *socket);
+void socket_close(struct socket *socket, struct op *op);
 void socket_abort(struct socket *socket);
 void socket_check_fin(struct socket *socket);
 uint32_t socket_handle(const struct socket *socket);
@@ -177,7 +192,7 @@ void window_pump(struct service *service);
 
 /* listener.c */
 void listener_open(struct service *service, struct op *op, const uint32_t *sqe);
-void listener_handle_op(struct service *service, struct op *op, uint32_t handle, uint32_t flags);
+void listener_handle_op(struct service *service, struct op *op, uint32_t handle, const uint32_t *sqe);
 void listener_pump(struct service *service);
 void listener_forget(struct socket *socket);
 
@@ -185,6 +200,18 @@ void listener_forget(struct socket *socket);
 void connect_start(struct service *service, struct op *op, const uint32_t *sqe);
 void connect_done(struct socket *socket, int32_t result);
 int connect_error(struct socket *socket, err_t error);
+
+/* options.c */
+void options_default(struct tcp_options *options);
+void options_to_pcb(const struct tcp_options *options, struct tcp_pcb *pcb);
+void options_to_socket(const struct tcp_options *options, struct socket *socket);
+void options_of_socket(struct service *service, struct op *op, struct socket *socket, const uint32_t *sqe);
+void options_of_listener(struct service *service, struct op *op, struct listener *listener,
+                         const uint32_t *sqe);
+void options_pump(struct service *service); /* time-outs of sockets */
+
+/* cancel.c */
+void cancel(struct service *service, struct op *op, const uint32_t *sqe);
 
 /* dispatch_config.c */
 void dispatch_config(struct service *service, struct op *op, uint32_t flags);

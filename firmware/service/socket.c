@@ -22,6 +22,8 @@ struct socket *socket_open(struct service *service, uint8_t host, uint8_t state)
             socket->service = service;
             socket->host = host;
             socket->state = state;
+            socket->rcvbuf = SOCKET_QUOTA_BUFFERS;
+            socket->sndbuf = SOCKET_TX_BUFFERS;
             service->open++;
             service->high = LWIP_MAX(service->high, i + 1u);
             set_load(service);
@@ -92,7 +94,6 @@ void socket_release(struct socket *socket, int32_t result)
 static err_t on_received(void *context, struct tcp_pcb *pcb, struct pbuf *p, err_t error)
 {
     struct socket *socket = context;
-    (void)pcb;
     (void)error;
     if (p == NULL) {
         socket->eof = true;
@@ -102,9 +103,11 @@ static err_t on_received(void *context, struct tcp_pcb *pcb, struct pbuf *p, err
         }
         return ERR_OK;
     }
-    if (socket->state == SOCKET_LINGER) {
-        pbuf_free(p); /* closed: nobody will read it */
-        return ERR_OK;
+    if (socket->state == SOCKET_LINGER) { /* nobody will read it: the peer is told (RFC 1122 4.2.2.13) */
+        pbuf_free(p);
+        socket_release(socket, -E_CONNRESET);
+        tcp_abort(pcb);
+        return ERR_ABRT;
     }
     window_received(socket, p->next != NULL);
     while (p != NULL) {
@@ -133,6 +136,7 @@ static err_t on_sent(void *context, struct tcp_pcb *pcb, u16_t length)
 {
     struct socket *socket = context;
     (void)pcb;
+    socket->progress = time_ms();
     transfer_acknowledged(socket, length);
     transfer_pump_send(socket);
     return ERR_OK;
@@ -175,11 +179,11 @@ void socket_attach(struct socket *socket, struct tcp_pcb *pcb)
     socket->pcb = pcb;
     socket->service->windows_due = true;
     socket->wide = pcb->rcv_wnd != 0u;
+    socket->progress = time_ms();
     tcp_arg(pcb, socket);
     tcp_recv(pcb, on_received);
     tcp_sent(pcb, on_sent);
     tcp_err(pcb, on_error);
-    tcp_nagle_disable(pcb); /* pieces of one MSS go out whole anyway */
 }
 
 /* lwIP tells nobody that the peer acknowledged a FIN, and frees a PCB in TIME_WAIT without a word: look at
@@ -195,13 +199,18 @@ void socket_check_fin(struct socket *socket)
         struct op *op = socket->shutdown;
         socket->shutdown = NULL;
         op_finish(socket->service, op, 0);
+        if (socket->state == SOCKET_LINGER) {
+            transfer_pump_send(socket); /* that was all */
+        }
     }
     if (socket->state == SOCKET_LINGER && socket->pcb == NULL) {
         socket_release(socket, -E_CANCELED);
     }
 }
 
-void socket_close(struct socket *socket)
+/* RFC 9293 3.6.1, RFC 1122 4.2.2.13: with data that nobody will read the connection is reset. So it is after a SEND that
+ * failed: the peer must not take what it has for the whole. */
+void socket_close(struct socket *socket, struct op *op)
 {
     struct service *service = socket->service;
     op_finish_all(service, &socket->sends, -E_CANCELED);
@@ -210,14 +219,23 @@ void socket_close(struct socket *socket)
         op_finish(service, socket->shutdown, -E_CANCELED);
         socket->shutdown = NULL;
     }
-    transfer_drop_received(socket);
-    if (socket->pcb == NULL) {
-        socket_release(socket, -E_CANCELED);
+    if (socket->pcb == NULL || socket->rx_head != NULL || socket->broken || socket->linger == 1u) {
+        socket_abort(socket);
+        op_finish(service, op, 0);
         return;
     }
     socket->state = SOCKET_LINGER; /* until what was accepted for sending is acknowledged */
     socket->fin_wanted = true;
+    if (socket->linger == 0u) {
+        op_finish(service, op, 0);
+    } else {
+        op->submitted = time_ms();
+        socket->shutdown = op;
+    }
     transfer_pump_send(socket);
+    if (socket->state == SOCKET_LINGER) {
+        socket_check_fin(socket);
+    }
 }
 
 void socket_abort(struct socket *socket)
@@ -257,7 +275,7 @@ bool socket_refuses(void *context, const volatile uint32_t *descriptor, const ui
             memcmp(address_words(&pcb->remote_ip), header + source, bytes) == 0 &&
             memcmp(address_words(&pcb->local_ip), header + source + bytes, bytes) == 0) {
             uint32_t full = (socket->rx_bytes + TCP_MSS - 1u) / TCP_MSS;
-            return socket->receives.head == NULL && socket->rx_held >= SOCKET_QUOTA_BUFFERS + 2u * full;
+            return socket->receives.head == NULL && socket->rx_held >= socket->rcvbuf + 2u * full;
         }
     }
     return false;

@@ -33,6 +33,19 @@ static void pop_piece(struct socket *socket)
     free_piece(socket->service, piece);
 }
 
+/* Part of a SEND is missing: nothing after it may be sent. */
+static void stop_sending(struct socket *socket)
+{
+    struct service *service = socket->service;
+    socket->broken = true;
+    socket->fin_wanted = false;
+    op_finish_all(service, &socket->sends, -E_PIPE);
+    if (socket->shutdown != NULL) {
+        op_finish(service, socket->shutdown, -E_PIPE);
+        socket->shutdown = NULL;
+    }
+}
+
 static void on_copied(void *context, void *item, uint32_t length, int error)
 {
     struct service *service = context;
@@ -44,6 +57,7 @@ static void on_copied(void *context, void *item, uint32_t length, int error)
     if (error != 0 && !op->finished && op->socket != NULL) {
         op_remove(&op->socket->sends, op);
         op_finish(service, op, error); /* posted when its other transfers have ended */
+        stop_sending(socket);
     }
     bool failed = op->finished && op->result < 0;
     op->done += length;
@@ -69,7 +83,7 @@ static void fetch(struct socket *socket)
     struct stack *stack = service->stack;
     uint32_t share = (TX_BUFFERS - 1u) / LWIP_MAX(service->senders, 1u);
     uint32_t reserve = LWIP_MIN(service->open - 1u, TX_FIRST_RESERVE);
-    share = LWIP_MIN(LWIP_MAX(share, 1u), SOCKET_TX_BUFFERS);
+    share = LWIP_MIN(LWIP_MAX(share, 1u), socket->sndbuf);
     uint32_t whole = IP_IS_V6(&socket->pcb->remote_ip) ? TCP_MSS - (IP6_HLEN - IP_HLEN) : TCP_MSS;
     for (struct op *op = socket->sends.head; op != NULL; op = op->next) {
         while (op->submitted < op->length) {
@@ -171,7 +185,8 @@ static void finish_sending(struct socket *socket)
 {
     struct tcp_pcb *pcb = socket->pcb;
     if (!socket->fin_sent) {
-        if (socket->state != SOCKET_LINGER) {
+        if (socket->state != SOCKET_LINGER ||
+            socket->shutdown != NULL) { /* lwIP tells when it is acknowledged */
             if (tcp_shutdown(pcb, 0, 1) == ERR_OK) {
                 socket->fin_sent = true;
             } else {
@@ -188,7 +203,7 @@ static void finish_sending(struct socket *socket)
             return;
         }
     }
-    if (socket->state == SOCKET_LINGER && socket->pieces == NULL) {
+    if (socket->state == SOCKET_LINGER && socket->pieces == NULL && socket->shutdown == NULL) {
         pcb->rcv_wnd = TCP_WND;
         socket_release(socket, -E_CANCELED);
         tcp_close(pcb);

@@ -141,7 +141,7 @@ static uint32_t wanted(const struct socket *socket, uint32_t share)
     }
     wish = (wish + unit_of(pcb) - 1u) / unit_of(pcb);
     if (wish == 0u) {
-        wish = socket->rx_held < SOCKET_QUOTA_BUFFERS ? SOCKET_QUOTA_BUFFERS - socket->rx_held : 0u;
+        wish = socket->rx_held < socket->rcvbuf ? (uint32_t)socket->rcvbuf - socket->rx_held : 0u;
     }
     if (!socket->wide && wish != 0u && pcb->rcv_wnd == 0u) {
         return FIRST_SEGMENTS;
