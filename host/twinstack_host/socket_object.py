@@ -351,7 +351,7 @@ class Socket:
         self._require_open()
         end = self._end
         if not isinstance(end, ListeningEnd):
-            raise os_error(errno.EINVAL)
+            raise os_error(errno.EOPNOTSUPP if isinstance(end, Datagrams) else errno.EINVAL)
         with self._lock:
             self._until(lambda: end.waiting or end.dead)
             if not end.waiting:

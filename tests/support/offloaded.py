@@ -1,0 +1,39 @@
+"""Fixtures' helpers: an object with the names of ``socket`` over the loop-back engine, or the standard module itself."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+from support.loopback_engine import LoopbackEngine
+from twinstack_host.device import Device
+from twinstack_host.socket import SocketModule
+
+KINDS = ("standard", "offloaded")
+
+
+@contextlib.contextmanager
+def offloaded(**options: Any) -> Iterator[tuple[LoopbackEngine, Device, SocketModule]]:
+    """Sockets over a loop-back engine; at the end all its buffers must be back and all its sockets closed."""
+    engine = LoopbackEngine(**options)
+    device = Device(engine)
+    device.start(seed=1)
+    free = device.pool.free
+    with device.socket_module() as sockets:
+        yield engine, device, sockets
+    if not engine.broken and not engine.silent:
+        assert not device.unexpected
+        assert not engine.objects, f"still open in the engine: {engine.objects}"
+        assert device.pool.free == free, "buffers are missing"
+
+
+@contextlib.contextmanager
+def module(kind: str) -> Iterator[Any]:
+    """The standard module, or one like it."""
+    if kind == "standard":
+        yield socket
+    else:
+        with offloaded() as (_, _, sockets):
+            yield sockets
