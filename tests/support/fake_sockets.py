@@ -76,6 +76,8 @@ class FakeSockets(HostLink):
     def csr_write(self, offset: int, value: int) -> None:
         self.values[offset] = value
         self.writes.append(offset)
+        if offset == self.at(QUEUE, "control") and not value >> 31:
+            self.sq_head = self.cq_tail = 0
 
     def wait_interrupt(self, timeout: float) -> bool:
         self.now += timeout
