@@ -36,6 +36,10 @@ struct flow {
     uint32_t state; /* 1 + core, or 0 */
 };
 
+struct udp_port {
+    uint32_t port, spread, members;
+};
+
 /* Behind the shared region, seen by both processes like it. */
 struct common {
     uint32_t locks[32]; /* {core + 1} of each holder */
@@ -43,6 +47,7 @@ struct common {
     uint32_t multicast[TS_CONFIG_PORTS][2];
     uint32_t padding[31 - 2 * TS_CONFIG_PORTS];
     struct flow flows[TS_CONFIG_FLOWS];
+    struct udp_port udp_ports[TS_CONFIG_UDP_PORT_ENTRIES];
 };
 
 struct phy {
@@ -193,6 +198,79 @@ static uint32_t find_flow(const struct tuple *tuple)
         }
     }
     return UINT32_MAX;
+}
+
+/* --- UDP port table --- */
+
+static struct udp_port *find_udp_port(uint32_t port)
+{
+    for (uint32_t i = 0; i < TS_CONFIG_UDP_PORT_ENTRIES; i++) {
+        struct udp_port *entry = &fake.common->udp_ports[i];
+        if (entry->members != 0u && entry->port == port) {
+            return entry;
+        }
+    }
+    return NULL;
+}
+
+static uint32_t add_udp_port(uint32_t port, uint32_t spread)
+{
+    struct udp_port *entry = find_udp_port(port);
+    uint32_t mine = 1u << fake.options.core;
+    if (entry != NULL) {
+        bool member = (entry->members & mine) != 0u;
+        if (!member && !(spread != 0u && entry->spread != 0u)) {
+            return TS_FLOW_STATUS_EXISTS;
+        }
+        entry->members |= mine;
+        return TS_FLOW_STATUS_OK;
+    }
+    for (uint32_t i = 0; i < TS_CONFIG_UDP_PORT_ENTRIES; i++) {
+        if (fake.common->udp_ports[i].members == 0u) {
+            fake.common->udp_ports[i] = (struct udp_port){port, spread, mine};
+            return TS_FLOW_STATUS_OK;
+        }
+    }
+    return TS_FLOW_STATUS_FULL;
+}
+
+static uint32_t remove_udp_port(uint32_t port)
+{
+    struct udp_port *entry = find_udp_port(port);
+    uint32_t mine = 1u << fake.options.core;
+    if (entry == NULL || (entry->members & mine) == 0u) {
+        return TS_FLOW_STATUS_NOT_FOUND;
+    }
+    entry->members &= ~mine;
+    return TS_FLOW_STATUS_OK;
+}
+
+static void udp_port_operation(uint32_t value)
+{
+    uint32_t port = fake.probe_tuple.ports >> 16, status;
+    guard(true);
+    status = TS_GET(value, TS_PROBE_FLOW_OPERATION) == TS_FLOW_OPERATION_ADD_PORT
+                 ? add_udp_port(port, TS_GET(value, TS_PROBE_FLOW_IS_SPREAD))
+                 : remove_udp_port(port);
+    guard(false);
+    fake.flow_result = TS_PUT(TS_PROBE_FLOW_RESULT_STATUS, status) | TS_PROBE_FLOW_RESULT_BUSY_MASK;
+}
+
+uint32_t fake_udp_ports(void)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < TS_CONFIG_UDP_PORT_ENTRIES; i++) {
+        count += fake.common->udp_ports[i].members >> fake.options.core & 1u;
+    }
+    return count;
+}
+
+/* Which core gets a datagram: one of the port's members, the hash's if it is one, else by hash. */
+static uint32_t core_of_datagram(uint32_t port, uint32_t hashed)
+{
+    const struct udp_port *entry = find_udp_port(port);
+    uint32_t members = entry == NULL ? 0u : entry->members;
+    return members == 0u || (members >> hashed & 1u) != 0u ? hashed : (uint32_t)__builtin_ctz(members);
 }
 
 static void probe(uint32_t go)
@@ -834,7 +912,11 @@ void mmio_write(uint32_t address, uint32_t value)
         printf("rule %u %u %u\n", fake.rule_words[0], fake.rule_words[1], value);
         break;
     case TS_PROBE_FLOW:
-        flow_operation(value);
+        if (TS_GET(value, TS_PROBE_FLOW_OPERATION) >= TS_FLOW_OPERATION_ADD_PORT) {
+            udp_port_operation(value);
+        } else {
+            flow_operation(value);
+        }
         break;
     case TS_TX_CONTROL:
         fake.tx_enabled = value >> 31;
@@ -866,6 +948,9 @@ void mmio_write(uint32_t address, uint32_t value)
         break;
     case TS_PROBE_GO:
         probe(value);
+        if (TS_GET(value, TS_PROBE_GO_IS_TCP) == 0u) {
+            fake.probe_core = core_of_datagram(fake.probe_tuple.ports >> 16, fake.probe_core);
+        }
         break;
     default:
         break;

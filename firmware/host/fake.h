@@ -32,6 +32,7 @@ void fake_phy(uint32_t port, uint32_t address, uint32_t number,
 void fake_no_phy(uint32_t port);
 uint32_t fake_mac_control(uint32_t port);
 uint64_t fake_multicast(uint32_t port); /* the hash filter */
+uint32_t fake_udp_ports(void); /* this core is a member of */
 uint32_t fake_flows(void); /* entries of this core */
 uint32_t fake_rx_free(void);
 uint32_t fake_rx_dropped(void);

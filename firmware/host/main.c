@@ -73,6 +73,13 @@ static void print_state(void)
     for (uint32_t i = 0; i < TX_BUFFERS; i++) {
         pieces += service.pieces[i].state != PIECE_FREE ? 1u : 0u;
     }
+    unsigned kept = UDP_KEPT, groups = 0;
+    for (const struct kept *entry = service.udp.free_entries; entry != NULL; entry = entry->next) {
+        kept--;
+    }
+    for (uint32_t i = 0; i < TS_CONFIG_PORTS * UDP_GROUPS; i++) {
+        groups += service.udp.groups[i / UDP_GROUPS][i % UDP_GROUPS].members;
+    }
     for (const struct op *op = service.free_ops.head; op != NULL; op = op->next) {
         ops++;
     }
@@ -84,14 +91,17 @@ static void print_state(void)
         "foreign=%u dropped=%u tx_errors=%u rx_dropped=%u excess=%u listeners=%u pieces=%u time_wait=%u "
         "rx_large=%u rx_small=%u flows=%u flow_full=%u flow_errors=%u flow_clashes=%u flow_frames=%u "
         "frames=%u "
-        "given=%u taken=%u not_given=%u link=%u mac0=%u multicast0=%llu multicast1=%llu\n",
+        "given=%u taken=%u not_given=%u link=%u mac0=%u multicast0=%llu multicast1=%llu "
+        "udp_ports=%u udp_dropped=%u udp_errors=%u udp_tx=%u kept_large=%u kept_small=%u kept=%u groups=%u\n",
         fake_rx_free(), fake_bad_free(), stack.bank.free_count, stack.bank.scratch_free, ops, service.open,
         count_pcbs(tcp_active_pcbs), directory, stack.tx.copied, stack.foreign, stack.rx.dropped,
         stack.tx.errors, fake_rx_dropped(), service.excess, listeners, pieces, count_pcbs(tcp_tw_pcbs),
         rx_free_large(), rx_free_small(), fake_flows(), service.flow.full, service.flow.errors,
         service.flow.clashes, stack.rx.flow_frames, stack.rx.frames, stack.handover.given,
         stack.handover.taken, stack.handover.dropped, netif_is_link_up(&stack.netifs[0]), fake_mac_control(0),
-        (unsigned long long)fake_multicast(0), (unsigned long long)fake_multicast(1));
+        (unsigned long long)fake_multicast(0), (unsigned long long)fake_multicast(1), fake_udp_ports(),
+        service.udp.dropped, service.udp.errors, service.udp.tx_buffers, service.udp.kept_large,
+        service.udp.kept_small, kept, groups);
 }
 
 static void execute(char *line, const struct program *program)

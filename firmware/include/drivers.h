@@ -24,7 +24,7 @@ uint64_t time_instructions(void);
 struct lock {
     uint32_t taken;
 };
-enum { LOCK_DIRECTORY = 0, LOCK_MULTICAST = 1 };
+enum { LOCK_DIRECTORY = 0, LOCK_MULTICAST = 1, LOCK_SPREAD = 2 };
 int lock_take(struct lock *lock, uint32_t index); /* -E_BUSY after a bounded number of tries */
 void lock_release(struct lock *lock, uint32_t index);
 
@@ -54,6 +54,10 @@ int flow_insert(const ip_addr_t *source, const ip_addr_t *destination, uint16_t 
 int flow_delete(uint16_t index);
 int flow_lookup(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
                 uint16_t destination_port, uint16_t *index, uint32_t *core);
+
+/* UDP port table: -E_EXIST (another core has it), -E_NOSPC, -E_IO; -E_INVAL: not this core's. */
+int udp_port_add(uint16_t port, bool spread);
+int udp_port_remove(uint16_t port);
 
 /* --- receive queues --- */
 struct rx_buffer {

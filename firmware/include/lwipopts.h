@@ -61,8 +61,8 @@
 #define LWIP_MULTICAST_PING       0
 #define LWIP_RAW                  0 /* nobody uses it */
 #define LWIP_UDP                  1 /* a datagram to a closed port gets its ICMP answer */
-#define MEMP_NUM_UDP_PCB          2 /* DHCP and DNS */
-#define LWIP_DHCP                 1 /* on the manager */
+#define MEMP_NUM_UDP_PCB          (UDP_SOCKETS + UDP_SPREAD + 2) /* and DHCP and DNS */
+#define LWIP_DHCP                 1                              /* on the manager */
 #define LWIP_DHCP_DOES_ACD_CHECK  0 /* 2.5 KB of code; the server has probed (RFC 2131 2.2) */
 #define LWIP_DHCP_MAX_DNS_SERVERS DNS_IPV4_SERVERS
 #define LWIP_DNS                  1
@@ -70,8 +70,7 @@
 #define DNS_MAX_SERVERS           (TS_CONFIG_PORTS * (DNS_IPV4_SERVERS + 1)) /* one more from router advertisements */
 #define DNS_TABLE_SIZE            4
 #define DNS_MAX_NAME_LENGTH       128
-#define LWIP_IGMP                 1 /* UDP sockets join groups */
-#define UDP_GROUPS                8 /* that the sockets of a core can have joined on each network port */
+#define LWIP_IGMP                 1                                    /* UDP sockets join groups */
 #define MEMP_NUM_IGMP_GROUP       (TS_CONFIG_PORTS * (UDP_GROUPS + 1)) /* and all systems */
 #define LWIP_AUTOIP               0
 #define LWIP_ACD                  0
@@ -84,12 +83,13 @@
 #ifdef TWINSTACK_HOST
 #define IPV6_FRAG_COPYHEADER 1 /* 64-bit pointers */
 #endif
-#define IPV6_REASS_MAXAGE              5 /* seconds; RX buffers are few */
-#define LWIP_IPV6_FORWARD              0
-#define LWIP_IPV6_AUTOCONFIG           1
-#define LWIP_IPV6_DUP_DETECT_ATTEMPTS  1 /* RFC 4862 5.1 */
-#define LWIP_IPV6_MLD                  1
-#define MEMP_NUM_MLD6_GROUP            (9 + 2 * TS_CONFIG_PORTS) /* of our addresses, and those of sockets */
+#define IPV6_REASS_MAXAGE             5 /* seconds; RX buffers are few */
+#define LWIP_IPV6_FORWARD             0
+#define LWIP_IPV6_AUTOCONFIG          1
+#define LWIP_IPV6_DUP_DETECT_ATTEMPTS 1 /* RFC 4862 5.1 */
+#define LWIP_IPV6_MLD                 1
+#define MEMP_NUM_MLD6_GROUP                                                                                  \
+    (TS_CONFIG_PORTS * (LWIP_IPV6_NUM_ADDRESSES + UDP_GROUPS)) /* of our addresses, and those of sockets */
 #define LWIP_ICMP6_DATASIZE            8 /* quoted in errors beyond the IPv6 header: the ports */
 #define LWIP_ND6_QUEUEING              1
 #define MEMP_NUM_ND6_QUEUE             4

@@ -50,6 +50,8 @@
 #define SOCKETS 64
 #endif
 #define LISTENERS            8
+#define UDP_SOCKETS          16
+#define UDP_SPREAD           SHARED_SPREAD_WORDS
 #define OPERATIONS           98                 /* operations that one core can have pending */
 #define OPERATIONS_RESERVE   2u                 /* of them for CLOSE, ABORT and CANCEL only */
 #define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
@@ -72,6 +74,16 @@
 #define RX_WATERMARK  (RX_UNPROMISED < 1u + 2u * TS_CONFIG_PORTS ? RX_UNPROMISED : 1u + 2u * TS_CONFIG_PORTS)
 #define TX_IN_FLIGHT  8u /* TX buffers in TCP beyond which a socket gets only one */
 
+#define UDP_GROUPS 8u /* that the sockets of a core can have joined on each network port */
+#define UDP_QUOTA  4u /* datagrams that wait for a receive of a socket */
+#define UDP_KEPT   (RX_OTHER_LARGE + RX_OTHER_SMALL) /* datagrams of all sockets: each has a buffer */
+#define UDP_KEPT_LARGE                                                                                       \
+    (RX_OTHER_LARGE > 2u ? RX_OTHER_LARGE - 2u : 1u) /* buffers without a receive for them */
+#define UDP_KEPT_SMALL (RX_OTHER_SMALL / 2u)
+#define UDP_TX_QUOTA   4u /* TX buffers of a socket */
+#define UDP_TX_SHARED  6u /* TX buffers of all beyond which a socket gets only one */
+#define UDP_TX_MAX     (TX_BUFFERS < 10u ? TX_BUFFERS / 2u : 8u)
+
 #ifdef TWINSTACK_HOST
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */
 #else
@@ -83,6 +95,7 @@
 #define E_BADF         9
 #define E_AGAIN        11
 #define E_NOMEM        12
+#define E_ACCES        13
 #define E_FAULT        14
 #define E_BUSY         16
 #define E_EXIST        17
@@ -90,6 +103,9 @@
 #define E_NFILE        23
 #define E_NOSPC        28
 #define E_PIPE         32
+#define E_DESTADDRREQ  89
+#define E_MSGSIZE      90
+#define E_NOPROTOOPT   92
 #define E_OPNOTSUPP    95
 #define E_AFNOSUPPORT  97
 #define E_ADDRINUSE    98
@@ -98,7 +114,7 @@
 #define E_CONNABORTED  103
 #define E_CONNRESET    104
 #define E_NOBUFS       105
-#define E_NOPROTOOPT   92
+#define E_ISCONN       106
 #define E_NOTCONN      107
 #define E_TIMEDOUT     110
 #define E_CONNREFUSED  111

@@ -68,6 +68,8 @@ struct stack {
     struct link links[TS_CONFIG_PORTS];
     uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
     struct handover handover;
+    void (*unreachable)(void *context, const ip_addr_t *peer, uint16_t peer_port, uint16_t local_port);
+    void *unreachable_context;
     struct {
         uint8_t counts[TS_CONFIG_PORTS][64]; /* groups of this core that want a bit of the filter */
         uint8_t dirty;                       /* ports whose filter is not what it should be */
@@ -157,6 +159,10 @@ void handover_init(struct stack *stack);
 void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf *p);
 void handover_message(struct stack *stack, uint32_t sender, const uint32_t words[4]);
 void handover_tick(struct stack *stack);
+
+/* icmp_error.c: a UDP port of a peer is closed; tells `unreachable` */
+void icmp_error_input6(struct stack *stack, const struct pbuf *p, const struct netif *input);
+void icmp_error_input4(struct stack *stack, const struct pbuf *p, uint32_t header_bytes, uint32_t total);
 
 /* multicast.c: let a group address into the MAC of a port, or no longer (as often as it was let in) */
 void multicast_init(struct stack *stack);

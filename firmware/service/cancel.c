@@ -62,5 +62,6 @@ void cancel(struct service *service, struct op *op, const uint32_t *sqe)
             cancel_socket(service, &service->sockets[i], &which);
         }
     }
+    udp_cancel(service, which.low, which.high, which.host);
     op_finish(service, op, 0);
 }

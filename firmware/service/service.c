@@ -10,7 +10,8 @@ enum {
     USES_LENGTH = 4,
     USES_FLAGS = 8,
     USES_INLINE = 16,
-    UNIMPLEMENTED = 32
+    UNIMPLEMENTED = 32,
+    USES_CORE = 64 /* flags: the core of a spread UDP socket */
 };
 
 #define USES_RESULT (USES_BUFFER | USES_LENGTH)
@@ -24,11 +25,11 @@ static const uint8_t uses[] = {
     [TS_OP_TCP_LISTEN] = USES_LENGTH | USES_FLAGS | USES_INLINE,
     [TS_OP_TCP_ACCEPT] = USES_HANDLE | USES_FLAGS,
     [TS_OP_TCP_CONNECT] = USES_INLINE,
-    [TS_OP_UDP_OPEN] = UNIMPLEMENTED,
-    [TS_OP_SEND] = USES_HANDLE | USES_RESULT,
-    [TS_OP_RECV] = USES_HANDLE | USES_RESULT,
-    [TS_OP_SENDTO] = UNIMPLEMENTED,
-    [TS_OP_RECVFROM] = UNIMPLEMENTED,
+    [TS_OP_UDP_OPEN] = USES_FLAGS | USES_INLINE,
+    [TS_OP_SEND] = USES_HANDLE | USES_RESULT | USES_CORE,
+    [TS_OP_RECV] = USES_HANDLE | USES_RESULT | USES_CORE,
+    [TS_OP_SENDTO] = USES_HANDLE | USES_RESULT | USES_CORE | USES_INLINE,
+    [TS_OP_RECVFROM] = USES_HANDLE | USES_RESULT | USES_CORE | USES_INLINE,
     [TS_OP_SHUTDOWN] = USES_HANDLE | USES_FLAGS,
     [TS_OP_CLOSE] = USES_HANDLE,
     [TS_OP_ABORT] = USES_HANDLE,
@@ -230,7 +231,8 @@ static void write_statistics(struct service *service, struct op *op)
     words[TS_STATS_CONNECTIONS_WORD] = service->connections;
     words[TS_STATS_LOCKS_WORD] = stack->lock.taken;
     words[TS_STATS_MESSAGES_WORD] = stack->message.sent;
-    words[TS_STATS_DROPPED_WORD] = stack->rx.dropped + stack->handover.dropped + stack->bad_checksum;
+    words[TS_STATS_DROPPED_WORD] =
+        stack->rx.dropped + stack->handover.dropped + stack->bad_checksum + service->udp.dropped;
     words[TS_STATS_RX_BUFFERS_FREE_WORD] =
         TS_PUT(TS_STATS_RX_BUFFERS_FREE, rx_free_large() + rx_free_small()) |
         TS_PUT(TS_STATS_TX_BUFFERS_FREE, stack->bank.free_count);
@@ -301,6 +303,10 @@ static void socket_op(struct service *service, struct op *op, struct socket *soc
     case TS_OP_GETPEERNAME:
         write_name(service, op, socket, op->operation == TS_OP_GETPEERNAME);
         break;
+    case TS_OP_SENDTO:
+    case TS_OP_RECVFROM:
+        op_finish(service, op, -E_OPNOTSUPP);
+        break;
     default:
         op_finish(service, op, -E_INVAL);
         break;
@@ -308,7 +314,7 @@ static void socket_op(struct service *service, struct op *op, struct socket *soc
 }
 
 /* 0, or the error with which an entry is refused before anything is looked at. */
-static int32_t check(const uint32_t *sqe)
+static int32_t check(const struct service *service, const uint32_t *sqe)
 {
     uint32_t operation = TS_WORD_GET(sqe, TS_SQE_OPERATION);
     if (operation >= sizeof(uses)) {
@@ -321,18 +327,21 @@ static int32_t check(const uint32_t *sqe)
     if ((used & UNIMPLEMENTED) != 0u) {
         return -E_OPNOTSUPP;
     }
+    bool address = operation == TS_OP_RECVFROM; /* of a buffer, in two words */
+    bool spread = TS_GET(sqe[TS_SQE_HANDLE_WORD], TS_HANDLE_CORE) == TS_ALL_CORES;
+    uint32_t core = (used & USES_CORE) != 0u && spread ? (uint32_t)service->stack->core << 8 : 0u;
     uint32_t inline_bits = 0;
-    for (uint32_t i = TS_SQE_INLINE_WORD; i < TS_SQE_WORDS; i++) {
+    for (uint32_t i = TS_SQE_INLINE_WORD + (address ? 2u : 0u); i < TS_SQE_WORDS; i++) {
         inline_bits |= sqe[i];
     }
     if (((used & USES_HANDLE) == 0u && sqe[TS_SQE_HANDLE_WORD] != 0u) ||
         ((used & USES_BUFFER) == 0u && (sqe[TS_SQE_BUFFER_WORD] | sqe[TS_SQE_BUFFER_WORD + 1u]) != 0u) ||
         ((used & USES_LENGTH) == 0u && sqe[TS_SQE_LENGTH_WORD] != 0u) ||
-        ((used & USES_FLAGS) == 0u && sqe[TS_SQE_OPERATION_FLAGS_WORD] != 0u) ||
-        ((used & USES_INLINE) == 0u && inline_bits != 0u)) {
+        ((used & USES_FLAGS) == 0u && sqe[TS_SQE_OPERATION_FLAGS_WORD] != core) ||
+        (((used & USES_INLINE) == 0u || address) && inline_bits != 0u)) {
         return -E_INVAL;
     }
-    if (sqe[TS_SQE_BUFFER_WORD + 1u] != 0u) {
+    if (sqe[TS_SQE_BUFFER_WORD + 1u] != 0u || (address && sqe[TS_SQE_INLINE_WORD + 1u] != 0u)) {
         return -E_FAULT; /* the host bus has 32 address bits */
     }
     return sqe[TS_SQE_LENGTH_WORD] > INT32_MAX ? -E_INVAL : 0;
@@ -341,13 +350,23 @@ static int32_t check(const uint32_t *sqe)
 static void dispatch(struct service *service, struct op *op, const uint32_t *sqe)
 {
     uint32_t handle = sqe[TS_SQE_HANDLE_WORD], flags = sqe[TS_SQE_OPERATION_FLAGS_WORD];
-    int32_t error = check(sqe);
+    int32_t error = check(service, sqe);
     if (error != 0) {
         op_finish(service, op, error);
         return;
     }
     if ((uses[op->operation] & USES_HANDLE) != 0u) {
-        if (TS_GET(handle, TS_HANDLE_CORE) == TS_ALL_CORES) {
+        bool shared = TS_GET(handle, TS_HANDLE_CORE) == TS_ALL_CORES;
+        if (TS_GET(handle, TS_HANDLE_INDEX) >= (shared ? LISTENERS : SOCKETS)) {
+            struct datagram *datagram = udp_of_handle(service, handle, op->host);
+            if (datagram == NULL) {
+                op_finish(service, op, -E_BADF);
+            } else {
+                udp_op(service, op, datagram, sqe);
+            }
+            return;
+        }
+        if (shared) {
             listener_handle_op(service, op, handle, sqe);
             return;
         }
@@ -375,6 +394,9 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
     case TS_OP_TCP_CONNECT:
         connect_start(service, op, sqe);
         break;
+    case TS_OP_UDP_OPEN:
+        udp_open(service, op, sqe);
+        break;
     case TS_OP_CANCEL:
         cancel(service, op, sqe);
         break;
@@ -391,11 +413,12 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
     }
 }
 
-/* The last records are for operations that end others. */
+/* The last records are for operations that end others, and for those whose result all cores must number alike. */
 static struct op *take_record(struct service *service, const uint32_t *delivery)
 {
     uint32_t operation = TS_WORD_GET(delivery, TS_SQE_OPERATION);
-    bool ends = operation == TS_OP_CLOSE || operation == TS_OP_ABORT || operation == TS_OP_CANCEL;
+    bool ends = operation == TS_OP_CLOSE || operation == TS_OP_ABORT || operation == TS_OP_CANCEL ||
+                operation == TS_OP_TCP_LISTEN || operation == TS_OP_UDP_OPEN;
     struct op *op = service->free_ops.head, *last = op;
     for (uint32_t i = 0; i < OPERATIONS_RESERVE && !ends && last != NULL; i++) {
         last = last->next;
@@ -459,6 +482,7 @@ static int pump(void *context)
     int work = flush(service);
     netconf_pump(service);
     listener_pump(service);
+    udp_pump(service);
     uint32_t senders = 0;
     for (uint32_t i = 0; i < service->high; i++) {
         struct socket *socket = &service->sockets[(service->turn + i) % service->high];
@@ -484,11 +508,17 @@ static int pump(void *context)
     return work;
 }
 
+static int on_message(void *context, uint32_t sender, const uint32_t words[4])
+{
+    return udp_message(context, words) ? 0 : netconf_message(context, sender, words);
+}
+
 int service_init(struct service *service, struct stack *stack)
 {
     service->stack = stack;
     flow_init(service);
     transfer_init(service);
+    udp_service_init(service);
     stack->rx.refuse = socket_refuses;
     stack->rx.refuse_context = service;
     for (uint32_t i = 0; i < OPERATIONS; i++) {
@@ -499,5 +529,5 @@ int service_init(struct service *service, struct stack *stack)
 
 struct program service_program(struct service *service)
 {
-    return (struct program){.context = service, .deliver = deliver, .message = netconf_message, .pump = pump};
+    return (struct program){.context = service, .deliver = deliver, .message = on_message, .pump = pump};
 }

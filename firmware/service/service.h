@@ -4,27 +4,41 @@
 
 #include "stack.h"
 #include "lwip/tcp.h"
+#include "lwip/udp.h"
 
 struct service;
 struct socket;
+struct datagram;
 
 /* One operation of the host, from its delivery until its (last) completion is posted. */
 struct op {
     struct op *next;
-    struct socket *socket; /* NULL once the socket is gone or the result is known */
+    union {
+        struct socket *socket; /* NULL once the socket is gone or the result is known */
+        struct datagram *datagram;
+    };
     uint32_t user_low, user_high;
     union {
         struct {
             uint32_t buffer, length;
-            uint32_t submitted; /* bytes handed to the DMA engine */
             union {
-                uint32_t done;    /* bytes it has moved */
-                uint32_t scratch; /* TX bank piece with a small result */
+                struct {
+                    uint32_t
+                        submitted; /* bytes handed to the DMA engine; RECVFROM: host address for the sender's */
+                    union {
+                        uint32_t done;    /* bytes it has moved */
+                        uint32_t scratch; /* TX bank piece with a small result */
+                    };
+                    int32_t result;
+                };
+                uint32_t target[4]; /* SENDTO, until the result is known: destination */
             };
         };
         uint32_t next_hop[4]; /* TCP_CONNECT: IPv6 address, or an IPv4 address and zeros */
     };
-    int32_t result;
+    uint16_t target_port;
+    uint8_t target_zone;
+    bool target_is_v6;
     uint8_t operation, host, join_id;
     bool joined, finished;
     uint8_t transfers; /* in the DMA engine now; no completion before they end */
@@ -39,10 +53,15 @@ enum piece_state { PIECE_FREE, PIECE_COPYING, PIECE_READY, PIECE_WRITTEN, PIECE_
 /* One TX buffer with data of a SEND; its index is that of the buffer. */
 struct piece {
     struct piece *next;
-    struct socket *socket;
+    union {
+        struct socket *socket;
+        struct datagram *datagram;
+    };
     struct op *op;
     uint16_t length, acknowledged;
     uint8_t state;
+    uint8_t since;             /* a datagram that lwIP had no memory for: ms, low bits */
+    struct pbuf_custom custom; /* of a datagram; the piece is free when lwIP frees it */
 };
 
 enum socket_state { SOCKET_FREE, SOCKET_CONNECTING, SOCKET_BACKLOG, SOCKET_OPEN, SOCKET_LINGER };
@@ -92,6 +111,41 @@ struct socket {
     uint32_t progress; /* when nothing waited for an acknowledgement, or one came, ms */
 };
 
+/* A datagram that waits for a receive. */
+struct kept {
+    struct kept *next;
+    struct pbuf *p;
+    ip_addr_t source;
+    uint16_t port;
+};
+
+struct datagram {
+    struct udp_pcb *pcb; /* NULL: closed */
+    struct service *service;
+    struct op_list sends, receives; /* without a TX buffer; without a datagram */
+    struct kept *first, *last;
+    uint16_t generation;
+    uint8_t host, error, kept, quota;
+    uint8_t tx_count, tx_quota;      /* TX buffers */
+    uint8_t joined[TS_CONFIG_PORTS]; /* bit n: group n of the port */
+    bool spread : 1, broadcast : 1, attention : 1, used : 1;
+};
+
+struct group {
+    ip_addr_t address;
+    uint8_t members; /* sockets of this core; 0: free */
+};
+
+struct udp {
+    struct datagram sockets[UDP_SOCKETS + UDP_SPREAD]; /* spread ones last */
+    struct kept entries[UDP_KEPT], *free_entries;
+    struct piece *pieces, *last_piece; /* datagrams in TX buffers that lwIP has not got, oldest first */
+    struct group groups[TS_CONFIG_PORTS][UDP_GROUPS];
+    uint32_t tx_buffers;             /* in use */
+    uint32_t kept_large, kept_small; /* buffers of kept datagrams */
+    uint32_t dropped, errors;
+};
+
 #define NETCONF_WORDS 12u /* a configuration in messages */
 
 struct service {
@@ -113,6 +167,7 @@ struct service {
     uint32_t in_flight;     /* pieces in TCP */
     uint32_t timed;         /* when time-outs were looked at, ms */
     uint32_t excess;        /* segments granted in excess of the RX buffers */
+    struct udp udp;
     uint32_t connections;
     uint64_t bytes_in, bytes_out;
     struct {
@@ -155,6 +210,7 @@ void address_write(uint32_t words[TS_SOCKET_ADDRESS_WORDS], const ip_addr_t *add
 
 /* socket.c */
 struct socket *socket_open(struct service *service, uint8_t host, uint8_t state); /* NULL: none free */
+void socket_set_load(const struct service *service);
 void socket_attach(struct socket *socket, struct tcp_pcb *pcb);
 void socket_release(struct socket *socket, int32_t result); /* pending operations end with result */
 void socket_close(struct socket *socket, struct op *op);
@@ -215,6 +271,32 @@ void cancel(struct service *service, struct op *op, const uint32_t *sqe);
 
 /* dispatch_config.c */
 void dispatch_config(struct service *service, struct op *op, uint32_t flags);
+
+/* udp.c */
+void udp_service_init(struct service *service);
+void udp_open(struct service *service, struct op *op, const uint32_t *sqe);
+struct datagram *udp_of_handle(struct service *service, uint32_t handle, uint8_t host);
+void udp_op(struct service *service, struct op *op, struct datagram *socket, const uint32_t *sqe);
+void udp_unreachable(void *service, const ip_addr_t *peer, uint16_t peer_port, uint16_t local_port);
+bool udp_message(struct service *service, const uint32_t words[4]);
+uint32_t udp_handle(const struct datagram *socket);
+bool udp_cancel(struct service *service, uint32_t user_low, uint32_t user_high, uint8_t host);
+
+/* udp_option.c */
+int32_t udp_set_option(struct service *service, struct datagram *socket, uint32_t option,
+                       const uint32_t *inline_words);
+int32_t udp_get_option(struct service *service, struct datagram *socket, uint32_t option);
+void udp_leave_all(struct service *service, struct datagram *socket);
+
+/* udp_transfer.c */
+void udp_transfer_init(struct service *service);
+int udp_parse(const uint32_t *words, ip_addr_t *address, uint16_t *port);
+int udp_check_family(const struct datagram *socket, const ip_addr_t *address);
+void udp_send_op(struct service *service, struct op *op, struct datagram *socket, const uint32_t *sqe);
+void udp_receive_op(struct service *service, struct op *op, struct datagram *socket, const uint32_t *sqe);
+void udp_received(void *context, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *source, u16_t port);
+void udp_drop(struct datagram *socket); /* what it keeps, receives and sends */
+void udp_pump(struct service *service);
 
 /* netconf.c */
 int netconf_init(struct service *service);

@@ -6,7 +6,7 @@
 #define IPV4_SOURCE 12u /* RFC 791 3.1 */
 #define IPV6_SOURCE 8u  /* RFC 8200 3 */
 
-static void set_load(const struct service *service)
+void socket_set_load(const struct service *service)
 {
     mmio_write(TS_CORE_LOAD, service->open);
 }
@@ -26,7 +26,7 @@ struct socket *socket_open(struct service *service, uint8_t host, uint8_t state)
             socket->sndbuf = SOCKET_TX_BUFFERS;
             service->open++;
             service->high = LWIP_MAX(service->high, i + 1u);
-            set_load(service);
+            socket_set_load(service);
             return socket;
         }
     }
@@ -88,7 +88,7 @@ void socket_release(struct socket *socket, int32_t result)
     }
     socket->state = SOCKET_FREE;
     service->open--;
-    set_load(service);
+    socket_set_load(service);
 }
 
 static err_t on_received(void *context, struct tcp_pcb *pcb, struct pbuf *p, err_t error)

@@ -149,6 +149,9 @@ int hook_ip6_input(struct pbuf *p, struct netif *input)
         return 1;
     }
     const struct rx_buffer *buffer = rx_buffer_of(&stack->rx, p);
+    if (buffer != NULL && buffer->verified && IP6H_NEXTH(header) == IP6_NEXTH_ICMP6) {
+        icmp_error_input6(stack, p, input);
+    }
     if (buffer == NULL || buffer->verified || p->next != NULL) {
         return 0;
     }

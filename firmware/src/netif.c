@@ -260,6 +260,9 @@ int hook_ip4_input(struct pbuf *p, struct netif *input)
     }
     const struct rx_buffer *buffer = rx_buffer_of(&stack->rx, p);
     bool fragment = (IPH_OFFSET(header) & PP_HTONS(IP_OFFMASK | IP_MF)) != 0;
+    if (!fragment && IPH_PROTO(header) == IP_PROTO_ICMP) {
+        icmp_error_input4(stack, p, header_bytes, total);
+    }
     if (!fragment && (buffer == NULL || buffer->verified || p->next != NULL)) {
         return 0;
     }

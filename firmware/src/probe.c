@@ -43,16 +43,9 @@ int probe_tuple(const ip_addr_t *source, const ip_addr_t *destination, uint16_t 
     return error;
 }
 
-static int operate(uint32_t operation, bool is_ipv6, uint32_t index, uint32_t *result)
+static int flow_error(uint32_t status)
 {
-    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) |
-                                  TS_PUT(TS_PROBE_FLOW_IS_IPV6, is_ipv6 ? 1u : 0u) |
-                                  TS_PUT(TS_PROBE_FLOW_IS_TCP, 1u) | TS_PUT(TS_PROBE_FLOW_INDEX, index));
-    int error = wait(TS_PROBE_FLOW_RESULT, result);
-    if (error != 0) {
-        return error;
-    }
-    switch (TS_GET(*result, TS_PROBE_FLOW_RESULT_STATUS)) {
+    switch (status) {
     case TS_FLOW_STATUS_OK:
         return 0;
     case TS_FLOW_STATUS_EXISTS:
@@ -64,6 +57,15 @@ static int operate(uint32_t operation, bool is_ipv6, uint32_t index, uint32_t *r
     default:
         return -E_IO;
     }
+}
+
+static int operate(uint32_t operation, bool is_ipv6, uint32_t index, uint32_t *result)
+{
+    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) |
+                                  TS_PUT(TS_PROBE_FLOW_IS_IPV6, is_ipv6 ? 1u : 0u) |
+                                  TS_PUT(TS_PROBE_FLOW_IS_TCP, 1u) | TS_PUT(TS_PROBE_FLOW_INDEX, index));
+    int error = wait(TS_PROBE_FLOW_RESULT, result);
+    return error != 0 ? error : flow_error(TS_GET(*result, TS_PROBE_FLOW_RESULT_STATUS));
 }
 
 int flow_insert(const ip_addr_t *source, const ip_addr_t *destination, uint16_t source_port,
@@ -93,4 +95,25 @@ int flow_lookup(const ip_addr_t *source, const ip_addr_t *destination, uint16_t 
         *core = TS_GET(result, TS_PROBE_FLOW_RESULT_CORE);
     }
     return error;
+}
+
+/* The dispatcher's UDP port table; only the destination port of the tuple counts. */
+static int operate_port(uint32_t operation, uint16_t port, bool spread)
+{
+    uint32_t result;
+    mmio_write(TS_PROBE_PORTS, TS_PUT(TS_PROBE_PORTS_DESTINATION, port));
+    mmio_write(TS_PROBE_FLOW, TS_PUT(TS_PROBE_FLOW_OPERATION, operation) |
+                                  TS_PUT(TS_PROBE_FLOW_IS_SPREAD, spread ? 1u : 0u));
+    int error = wait(TS_PROBE_FLOW_RESULT, &result);
+    return error != 0 ? error : flow_error(TS_GET(result, TS_PROBE_FLOW_RESULT_STATUS));
+}
+
+int udp_port_add(uint16_t port, bool spread)
+{
+    return operate_port(TS_FLOW_OPERATION_ADD_PORT, port, spread);
+}
+
+int udp_port_remove(uint16_t port)
+{
+    return operate_port(TS_FLOW_OPERATION_REMOVE_PORT, port, false);
 }

@@ -16,12 +16,6 @@ TIMEOUT = 1.0
 """Seconds of the firmware's fast clock within which an operation that needs no peer completes."""
 UNIMPLEMENTED = (
     "DISPATCH_CONFIG",
-    "UDP_OPEN",
-    "SENDTO",
-    "RECVFROM",
-    "SETSOCKOPT",
-    "GETSOCKOPT",
-    "CANCEL",
     "RESOLVE",
     "PING",
 )
