@@ -24,9 +24,9 @@ void platform_panic(const char *text)
     stop();
 }
 
-void platform_assertion(const char *file, unsigned line)
+__attribute__((noinline)) void platform_assertion(void)
 {
-    console_printf("panic: %s line %u\n", file, line);
+    console_printf("panic: assertion before %08x\n", (uint32_t)(uintptr_t)__builtin_return_address(0));
     stop();
 }
 

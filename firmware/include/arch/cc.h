@@ -25,14 +25,14 @@ typedef int ssize_t;
 #define X32_F "x"
 #define SZT_F "u"
 
-/* A failed assertion of lwIP stops the core with file and line on the console (on the PC: aborts the test with its text,
- * which would take code memory here). */
+/* A failed assertion of lwIP stops the core with its address on the console (on the PC: aborts the test with its text; text
+ * or line numbers would take kilobytes of code memory here). */
 void platform_panic(const char *text) __attribute__((noreturn, cold));
-void platform_assertion(const char *file, unsigned line) __attribute__((noreturn, cold));
+void platform_assertion(void) __attribute__((noreturn, cold));
 #ifdef TWINSTACK_HOST
 #define LWIP_PLATFORM_ASSERT(text) platform_panic(text)
 #else
-#define LWIP_PLATFORM_ASSERT(text) platform_assertion(__FILE_NAME__, __LINE__)
+#define LWIP_PLATFORM_ASSERT(text) platform_assertion()
 #endif
 #define LWIP_PLATFORM_DIAG(x)                                                                                \
     do {                                                                                                     \
