@@ -24,7 +24,7 @@ struct link {
     uint32_t due;
 };
 
-#define HANDED_BUFFERS 3u /* TX buffers that segments from other cores may hold */
+#define HANDED_BUFFERS 5u /* TX buffers that packets from other cores may hold */
 struct handed {
     struct pbuf_custom custom; /* first, so that a pbuf leads to it */
     uint8_t buffer;
@@ -32,8 +32,8 @@ struct handed {
 };
 
 struct handover {
-    struct pbuf *p; /* on its way to core `to`, or NULL */
-    struct handed *incoming;
+    struct pbuf *p;        /* on its way to core `to`, or NULL */
+    struct pbuf *incoming; /* a chain of handed buffers */
     struct handed handed[HANDED_BUFFERS];
     uint32_t since, in_since;
     uint16_t offset, length, number;
@@ -173,6 +173,7 @@ int multicast_filter(struct stack *stack, uint32_t port, const uint8_t mac[6], b
 enum directory_kind { DIRECTORY_TCP = 1, DIRECTORY_UDP = 2, DIRECTORY_SPREAD = 3 /* UDP on several cores */ };
 int directory_init(struct stack *stack); /* scrubs what this core's earlier epochs left */
 int directory_take(struct stack *stack, enum directory_kind kind, uint16_t port);
+bool directory_has_udp(uint16_t port);
 void directory_release(struct stack *stack, enum directory_kind kind, uint16_t port);
 
 #endif

@@ -76,3 +76,15 @@ void directory_release(struct stack *stack, enum directory_kind kind, uint16_t p
         }
     }
 }
+
+/* Whether a core has a UDP socket with the port. An entry that comes or goes meanwhile may be missed. */
+bool directory_has_udp(uint16_t port)
+{
+    for (uint32_t i = 0; i < DIRECTORY_ENTRIES; i++) {
+        uint32_t entry = words()[i];
+        if (entry != 0u && ENTRY_PORT(entry) == port && ENTRY_KIND(entry) != DIRECTORY_TCP) {
+            return true;
+        }
+    }
+    return false;
+}

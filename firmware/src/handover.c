@@ -1,10 +1,10 @@
-/* Reassembled segments of connections that live on another core.
+/* Reassembled segments and datagrams for another core.
  *
- * Fragments meet by address, connections by the whole tuple. The bytes travel through this core's slice of the shared
+ * Fragments meet by address, connections by the whole tuple, datagrams by the UDP port. The bytes travel through this core's slice of the shared
  * region of packet memory, one slice a message: PART {port, offset, total, length, number}, answered by TAKEN. Only the
- * sender writes a slice, and not before the last part was taken, so no lock is needed. One segment at a time in each
- * direction; what comes meanwhile is dropped, and TCP sends it again. The receiver keeps a segment in a TX buffer,
- * from which DMA can take it, and checks it whole. */
+ * sender writes a slice, and not before the last part was taken, so no lock is needed. One packet at a time in each
+ * direction; what comes meanwhile is dropped, and TCP sends it again. The receiver keeps a packet in TX buffers, from
+ * which DMA can take it, and checks it whole. */
 #include "stack.h"
 #include "lwip/inet_chksum.h"
 #include "lwip/ip.h"
@@ -15,6 +15,7 @@
 #define REGION         (TS_SHARED_BASE + REGION_AT)
 #define REGION_BYTES   (TS_CONFIG_SHARED_BYTES - REGION_AT)
 #define SLICE_SMALLEST 64u
+#define LARGEST        (HANDED_BUFFERS * TS_TX_BUFFER_BYTES) /* a datagram of five fragments */
 
 static struct stack *instance; /* pbuf_free() calls back without context */
 
@@ -73,7 +74,7 @@ static void send_part(struct stack *stack)
 void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf *p)
 {
     struct handover *handover = &stack->handover;
-    if (handover->p != NULL || to >= stack->cores || p->tot_len > TS_TX_BUFFER_BYTES ||
+    if (handover->p != NULL || to >= stack->cores || p->tot_len > LARGEST ||
         slice_bytes(stack) < SLICE_SMALLEST) {
         handover->dropped++;
         pbuf_free(p);
@@ -109,22 +110,48 @@ static void on_taken(struct stack *stack, uint32_t sender, const uint32_t words[
 
 /* --- Receiver --- */
 
-static struct handed *find_free(struct handover *handover)
+/* A buffer for `length` bytes, or NULL. */
+static struct pbuf *take_buffer(struct stack *stack, uint32_t length)
 {
-    for (uint32_t i = 0; i < HANDED_BUFFERS; i++) {
-        if (!handover->handed[i].used) {
-            return &handover->handed[i];
-        }
+    struct handed *handed = stack->handover.handed;
+    while (handed != stack->handover.handed + HANDED_BUFFERS && handed->used) {
+        handed++;
     }
-    return NULL;
+    int buffer = handed == stack->handover.handed + HANDED_BUFFERS ? -E_NOBUFS : bank_take(&stack->bank);
+    if (buffer < 0) {
+        return NULL;
+    }
+    handed->used = true;
+    handed->buffer = (uint8_t)buffer;
+    return pbuf_alloced_custom(PBUF_RAW, (u16_t)LWIP_MIN(length, TS_TX_BUFFER_BYTES), PBUF_REF,
+                               &handed->custom, uncached(bank_address((uint32_t)buffer)), TS_TX_BUFFER_BYTES);
 }
 
 static void forget_incoming(struct stack *stack)
 {
     if (stack->handover.incoming != NULL) {
-        on_handed_freed(&stack->handover.incoming->custom.pbuf);
+        pbuf_free(stack->handover.incoming);
         stack->handover.incoming = NULL;
     }
+}
+
+/* Buffers for a packet of `total` bytes; false if there are not enough. */
+static bool make_incoming(struct stack *stack, uint32_t total)
+{
+    struct handover *handover = &stack->handover;
+    for (uint32_t have = 0; have < total; have += TS_TX_BUFFER_BYTES) {
+        struct pbuf *p = take_buffer(stack, total - have);
+        if (p == NULL) {
+            forget_incoming(stack);
+            return false;
+        }
+        if (handover->incoming == NULL) {
+            handover->incoming = p;
+        } else {
+            pbuf_cat(handover->incoming, p);
+        }
+    }
+    return true;
 }
 
 static bool is_sane(struct pbuf *p)
@@ -135,18 +162,16 @@ static bool is_sane(struct pbuf *p)
         return false;
     }
     if (IPH_V(header) == 6u) {
-        return p->len >= IP6_HLEN && IP6_HLEN + IP6H_PLEN(header6) == p->len && ip6_checksum_ok(p);
+        return p->len >= IP6_HLEN && IP6_HLEN + IP6H_PLEN(header6) == p->tot_len && ip6_checksum_ok(p);
     }
     return IPH_HL_BYTES(header) >= IP_HLEN && IPH_HL_BYTES(header) <= p->len &&
-           lwip_ntohs(IPH_LEN(header)) == p->len && ports_checksum_ok(p, header);
+           lwip_ntohs(IPH_LEN(header)) == p->tot_len && ports_checksum_ok(p, header);
 }
 
 static void complete(struct stack *stack, uint32_t port)
 {
     struct handover *handover = &stack->handover;
-    struct handed *handed = handover->incoming;
-    struct pbuf *p = pbuf_alloced_custom(PBUF_RAW, handover->in_total, PBUF_REF, &handed->custom,
-                                         uncached(bank_address(handed->buffer)), TS_TX_BUFFER_BYTES);
+    struct pbuf *p = handover->incoming;
     handover->incoming = NULL;
     if (!is_sane(p)) {
         stack->bad_checksum++;
@@ -163,7 +188,7 @@ static bool take(struct stack *stack, uint32_t sender, const uint32_t words[4])
     struct handover *handover = &stack->handover;
     uint32_t port = words[0] >> 8 & 0xFFu, offset = words[1] & 0xFFFFu, total = words[1] >> 16;
     uint32_t length = words[2] & 0xFFFFu, number = words[2] >> 16;
-    if (port >= stack->ports || total > TS_TX_BUFFER_BYTES || length == 0u || length > slice_bytes(stack) ||
+    if (port >= stack->ports || total > LARGEST || length == 0u || length > slice_bytes(stack) ||
         offset + length > total) {
         return false;
     }
@@ -172,14 +197,9 @@ static bool take(struct stack *stack, uint32_t sender, const uint32_t words[4])
             return false;
         }
         forget_incoming(stack);
-        struct handed *handed = find_free(handover);
-        int buffer = handed == NULL ? -E_NOBUFS : bank_take(&stack->bank);
-        if (buffer < 0) {
+        if (!make_incoming(stack, total)) {
             return false;
         }
-        handed->used = true;
-        handed->buffer = (uint8_t)buffer;
-        handover->incoming = handed;
         handover->in_from = (uint8_t)sender;
         handover->in_number = (uint16_t)number;
         handover->in_total = (uint16_t)total;
@@ -189,11 +209,8 @@ static bool take(struct stack *stack, uint32_t sender, const uint32_t words[4])
         handover->in_total != total || handover->in_offset != offset) {
         return false;
     }
-    const volatile uint8_t *source = uncached(slice_address(stack, sender));
-    volatile uint8_t *target = uncached(bank_address(handover->incoming->buffer) + offset);
-    for (uint32_t i = 0; i < length; i++) {
-        target[i] = source[i];
-    }
+    memory_barrier();
+    pbuf_take_at(handover->incoming, uncached(slice_address(stack, sender)), (u16_t)length, (u16_t)offset);
     handover->in_offset = (uint16_t)(offset + length);
     handover->in_since = time_ms();
     return true;

@@ -80,7 +80,8 @@ static uint32_t core_of(struct stack *stack, const struct pbuf *p)
     ip_addr_t source, destination;
     uint8_t protocol;
     uint32_t offset = walk(p, &protocol), core;
-    if (protocol != IP6_NEXTH_TCP) {
+    bool tcp = protocol == IP6_NEXTH_TCP;
+    if ((!tcp && protocol != IP6_NEXTH_UDP) || ip6_addr_ismulticast(&header->dest)) {
         return stack->core;
     }
     if (offset == 0u || p->len < offset + 4u) {
@@ -89,8 +90,11 @@ static uint32_t core_of(struct stack *stack, const struct pbuf *p)
     ip_addr_copy_from_ip6_packed(source, header->src);
     ip_addr_copy_from_ip6_packed(destination, header->dest);
     const uint8_t *ports = (const uint8_t *)p->payload + offset;
+    if (!tcp && !directory_has_udp((uint16_t)(ports[2] << 8 | ports[3]))) {
+        return stack->core; /* to say so */
+    }
     int error = probe_tuple(&source, &destination, (uint16_t)(ports[0] << 8 | ports[1]),
-                            (uint16_t)(ports[2] << 8 | ports[3]), true, &core);
+                            (uint16_t)(ports[2] << 8 | ports[3]), tcp, &core);
     return error != 0 ? UINT32_MAX : core;
 }
 
@@ -122,7 +126,8 @@ static void reassemble(struct stack *stack, struct pbuf *p, struct netif *input,
         return;
     }
     header = p->payload;
-    IP6H_PLEN_SET(header, (u16_t)(p->tot_len - IP6_HLEN)); /* ip6_reass() leaves 8 too few, unused by lwIP itself */
+    IP6H_PLEN_SET(header,
+                  (u16_t)(p->tot_len - IP6_HLEN)); /* ip6_reass() leaves 8 too few, unused by lwIP itself */
     uint32_t core = core_of(stack, p);
     if (core != stack->core) {
         stack->foreign++;

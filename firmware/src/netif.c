@@ -224,22 +224,26 @@ bool ports_checksum_ok(struct pbuf *p, const struct ip_hdr *header)
     return ok;
 }
 
-/* Which core a reassembled segment is for: fragments meet by address, connections by the whole tuple. A number that
- * no core has if nobody knows. */
+/* Which core a reassembled packet is for: fragments meet by address, connections by the whole tuple, datagrams by the
+ * port. A number that no core has if nobody knows. */
 static uint32_t core_of(struct stack *stack, const struct pbuf *p, const struct ip_hdr *header)
 {
     u16_t header_bytes = IPH_HL_BYTES(header);
     uint32_t core;
-    if (IPH_PROTO(header) != IP_PROTO_TCP) {
+    bool tcp = IPH_PROTO(header) == IP_PROTO_TCP;
+    if (!tcp && IPH_PROTO(header) != IP_PROTO_UDP) {
         return stack->core;
     }
     if (p->len < header_bytes + 4u) {
         return UINT32_MAX;
     }
     const uint8_t *ports = (const uint8_t *)p->payload + header_bytes;
+    if (!tcp && !directory_has_udp((uint16_t)(ports[2] << 8 | ports[3]))) {
+        return stack->core; /* to say so */
+    }
     ip_addr_t source = IPADDR4_INIT(header->src.addr), destination = IPADDR4_INIT(header->dest.addr);
     if (probe_tuple(&source, &destination, (uint16_t)(ports[0] << 8 | ports[1]),
-                    (uint16_t)(ports[2] << 8 | ports[3]), true, &core) != 0) {
+                    (uint16_t)(ports[2] << 8 | ports[3]), tcp, &core) != 0) {
         return UINT32_MAX;
     }
     return core;

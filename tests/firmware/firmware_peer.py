@@ -82,6 +82,13 @@ def flow_table(shared: Path) -> dict[tuple[bytes, bytes, int, int], int]:
     return flows
 
 
+def udp_ports(shared: Path) -> dict[int, list]:
+    """The fake UDP port table in the file ``shared``: port -> [member mask, is_spread]."""
+    start = FLOWS_OFFSET + FLOW.size * CONFIG.flows
+    data = shared.read_bytes()[start : start + 12 * CONFIG.udp_port_entries]
+    return {port: [members, bool(spread)] for port, spread, members in struct.iter_unpack("<III", data) if members}
+
+
 def flow_owner(shared: Path, sent: Ether) -> int | None:
     """Core that has the connection of a segment that we sent; None if it is in no table."""
     ip, tcp = sent[IP], sent[TCP]

@@ -16,7 +16,16 @@ from pathlib import Path
 
 from scapy.layers.l2 import Ether
 
-from firmware.firmware_peer import OUR_IP, OUR_MAC, Firmware, flow_table, packed_ip, packed_mac, socket_address
+from firmware.firmware_peer import (
+    OUR_IP,
+    OUR_MAC,
+    Firmware,
+    flow_table,
+    packed_ip,
+    packed_mac,
+    socket_address,
+    udp_ports,
+)
 from twinstack.models.dispatcher import DispatcherModel, ParsedFrame
 from twinstack.proto.queues import NETIF_CONFIG, NETIF_STATUS, Operation
 
@@ -140,6 +149,7 @@ class TwoStacks:
         """Bring a frame from the wire to the core of its flow, or to those that the dispatcher chooses; the mask."""
         frame = frame.ljust(60, b"\0")
         parsed = ParsedFrame.from_bytes(frame)
+        self.dispatcher.udp_ports_open.entries = udp_ports(self.shared)
         verdict = self.dispatcher.decide(parsed)
         cores, answer = verdict.cores, verdict.answer
         if parsed.is_tcp and not parsed.is_fragment:
