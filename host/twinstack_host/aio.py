@@ -50,9 +50,7 @@ def _selector_loop() -> Any:
     return loop
 
 
-async def _send_file(
-    loop: Any, sock: Socket, file: Any, offset: int, count: int | None, fallback: bool
-) -> int:
+async def _send_file(loop: Any, sock: Socket, file: Any, offset: int, count: int | None, fallback: bool) -> int:
     """os.sendfile() would write to the descriptor, which carries readiness and no data."""
     if not fallback:
         raise asyncio.SendfileNotAvailableError("an offloaded socket has no sendfile system call")

@@ -367,7 +367,7 @@ class Stream(Endpoint):
                     self.reactor.starve(self)
                     return
                 try:
-                    block = self.device.pool.take()
+                    block = self.reactor.take_send_buffer()
                 except OutOfMemory:
                     self.reactor.starve(self)
                     return
@@ -437,12 +437,13 @@ class Stream(Endpoint):
                     self.reactor.starve(self)
                     return
                 try:
-                    block = self.device.pool.take()
+                    block = self.reactor.take_receive_buffer(further=self._receiving > 0)
                 except OutOfMemory:
                     if not self._receiving:
                         self.reactor.starve(self)
                     return
                 self._receiving += 1
+                self.reactor.receivers += self._receiving == 1
             self.reactor.submit(
                 Operation.RECV, partial(self._on_received, block), handle=self.handle, buffer=block, length=BLOCK_BYTES
             )
@@ -452,6 +453,7 @@ class Stream(Endpoint):
         self.device.pool.give(block)
         with self.lock:
             self._receiving -= 1
+            self.reactor.receivers -= self._receiving == 0
             if data and not self.read_shut:
                 self.received.append(data)
                 self.received_bytes += len(data)
@@ -517,6 +519,9 @@ class ListeningEnd(Endpoint):
 
     def _on_connection(self, handle: int) -> None:
         stream = Stream(self.reactor, handle)
+        if self.reactor.full:
+            self.device.submit(Operation.ABORT, handle=handle)
+            return
 
         def named() -> None:
             if self.closing or stream.remote is None or stream.local is None:  # reset before anybody saw it
@@ -609,7 +614,7 @@ class Datagrams(Endpoint):
                     self.reactor.starve(self)
                     return
                 try:
-                    block = self.device.pool.take()
+                    block = self.reactor.take_send_buffer()
                 except OutOfMemory:
                     self.reactor.starve(self)
                     return
@@ -649,12 +654,13 @@ class Datagrams(Endpoint):
                     self.reactor.starve(self)
                     return
                 try:
-                    block = self.device.pool.take()
+                    block = self.reactor.take_receive_buffer(further=self._receiving > 0)
                 except OutOfMemory:
                     if not self._receiving:
                         self.reactor.starve(self)
                     return
                 self._receiving += 1
+                self.reactor.receivers += self._receiving == 1
             self.reactor.submit(
                 Operation.RECVFROM,
                 partial(self._on_received, block),
@@ -673,6 +679,7 @@ class Datagrams(Endpoint):
         self.device.pool.give(block)
         with self.lock:
             self._receiving -= 1
+            self.reactor.receivers -= self._receiving == 0
             if result >= 0:
                 with contextlib.suppress(ValueError):  # a sender of no family that we know
                     self.received.append((data, max(whole, len(data)), unpack_socket_address(sender)))

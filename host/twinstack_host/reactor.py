@@ -26,6 +26,10 @@ RETRY_S = 0.002
 """Time after which what found no buffer is tried again, if nothing came back meanwhile."""
 OPERATIONS_PER_CORE = 90
 """Operations under way on a core, at most: it refuses beyond 96, and other users of the device need some."""
+SOCKETS = 176
+"""As many as an engine with two cores has: connections, listeners, datagram sockets."""
+RESERVE = 8
+"""One of so many buffers is not for second receives: a receive keeps its buffer until data comes, and sends must go on."""
 RECEIVES_PER_CORE = 32
 """Receives posted on a core from which on a socket has only one."""
 PATIENCE_S = 60.0
@@ -70,6 +74,8 @@ class Reactor:
         self._calls: collections.deque[Callable[[], None]] = collections.deque()
         self._operations = [0] * device.cores
         self._receives = [0] * device.cores
+        self.receivers = 0
+        """Sockets with a receive posted."""
         self._waiting = 0
         self._pumping = False
         self._retry_at = 0.0
@@ -78,6 +84,8 @@ class Reactor:
         self._lives = [(True, self._epoch(core)) for core in range(device.cores)]
         self._began = (time.monotonic(), device.link.clock())
         self.patience = max(device.timeout, PATIENCE_S)
+        self._reserve = max(2, device.pool.count // RESERVE)
+        self._capacity = min(SOCKETS, (device.pool.count - self._reserve) * 3 // 4)
         device.follow_up = self._pump_all
         self._thread = threading.Thread(target=self._run, name="twinstack reactor", daemon=True)
         self._thread.start()
@@ -141,6 +149,26 @@ class Reactor:
             yield
         finally:
             self._waiting -= 1
+
+    @property
+    def full(self) -> bool:
+        """A further socket might get no buffer to receive into."""
+        return len(self.members) >= self._capacity
+
+    def take_receive_buffer(self, *, further: bool) -> int:
+        """A buffer to receive into (``further``: the socket has one already); raises OutOfMemory."""
+        kept = self._reserve + max(0, self._capacity - self.receivers) if further else 1
+        return self._take_buffer(kept)
+
+    def take_send_buffer(self) -> int:
+        """A buffer to send from. One for each socket that receives into none now is left: a peer, or another of these sockets,
+        may wait for that before it takes anything; raises OutOfMemory."""
+        return self._take_buffer(1 + max(0, len(self.members) - self.receivers))
+
+    def _take_buffer(self, kept: int) -> int:
+        if self.device.pool.free <= kept:
+            raise OutOfMemory("the other buffers are kept for what must not wait")
+        return self.device.pool.take()
 
     def room(self, core: int, *, receive: bool = False) -> bool:
         """Whether ``core`` takes another operation (another second receive of a socket)."""
@@ -340,7 +368,10 @@ class Reactor:
         with self.lock:
             lost = [member for member in self.members if member.handle and member.handle >> 28 & 7 in (core, ALL_CORES)]
         for member in lost:
+            handle = member.handle
             member.fail(errno.ECONNRESET)
+            if handle >> 28 & 7 == ALL_CORES:  # the other cores have it still
+                self.device.submit(Operation.CLOSE, handle=handle)
         self.device.abandon(core)
 
     def _end(self, error: BaseException) -> None:

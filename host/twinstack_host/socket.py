@@ -41,7 +41,7 @@ _ANY = {_std.AF_INET: "0.0.0.0", _std.AF_INET6: "::"}
 
 def _passed_on(name: str) -> Any:
     """A constant of the standard module, or one of its functions that need no network."""
-    if name in _PASSED_ON or (name.isupper() and not name.startswith("_")):
+    if hasattr(_std, name) and (name in _PASSED_ON or (name.isupper() and not name.startswith("_"))):
         return getattr(_std, name)
     raise AttributeError(f"module 'twinstack_host.socket' has no attribute {name!r}")
 

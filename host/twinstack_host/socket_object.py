@@ -288,6 +288,8 @@ class Socket:
             raise os_error(errno.EOPNOTSUPP)
         if end.handle or end.dead:
             return end
+        if self._reactor.full:
+            raise os_error(errno.ENOBUFS)
         host = "0.0.0.0" if self.family == std.AF_INET else "::"
         only = self.family == std.AF_INET6 and self._local_options.get((std.IPPROTO_IPV6, std.IPV6_V6ONLY), 0)
         flags = UdpFlag.V6ONLY if only and (local is None or local[0] == "::") else 0
@@ -408,6 +410,8 @@ class Socket:
                     return errno.EALREADY
             elif end.error:
                 return end.take_error()
+            elif self._reactor.full:
+                return errno.ENOBUFS
             else:
                 end.options = {
                     option: value

@@ -142,6 +142,18 @@ class LoopbackEngine(HostLink):
             elif offset == at(QUEUE, "cq_head"):
                 self._flush()
 
+    def reset_core(self, core: int) -> None:
+        """A core is reset and lives again: nothing that it had completes."""
+        with self.mutex:
+            self.epochs[core] += 1
+            for handle, one in list(self.objects.items()):
+                if handle >> 28 == core:
+                    del self.objects[handle]
+                    one.receives.clear()
+                    if isinstance(one, Connection):
+                        one.sends.clear()
+                        one.shutdown = None
+
     # --- Rings -----------------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
