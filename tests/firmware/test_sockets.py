@@ -23,7 +23,6 @@ from twinstack.config import EngineConfig
 from twinstack.proto.abi import ABI_VERSION
 from twinstack.proto.queues import NETIF_CONFIG, NETIF_STATUS, SOCKET_ADDRESS, STATS, Handle, Operation
 
-
 RESERVE = 2
 """Operation records for CLOSE, ABORT and CANCEL only."""
 
