@@ -6,6 +6,8 @@ import argparse
 import importlib.metadata
 import sys
 
+from . import dispatch_cli
+
 GROUP = "twinstack.commands"
 
 EXTRAS = {"sim": "sim", "demo": "sim", "bench": "sim", "build": "boards"}
@@ -18,6 +20,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
     parser.add_argument("--version", action="version", version=importlib.metadata.version("twinstack"))
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     missing: dict[str, str] = {}
+    dispatch_cli.add_commands(commands)
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             entry.load()(commands)
