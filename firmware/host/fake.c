@@ -125,6 +125,11 @@ void fake_time(uint32_t ms)
     fake.tick = 1u;
 }
 
+void fake_manager(uint32_t core)
+{
+    fake.options.manager = core;
+}
+
 void fake_cq_space(uint32_t space)
 {
     fake.cq_space = space;

@@ -22,6 +22,7 @@ void fake_frame(uint32_t port, bool answer, const uint8_t *frame, uint32_t lengt
 int fake_deliver(uint32_t host, bool joined, uint32_t join_id, const uint8_t *sqe);
 int fake_message(uint32_t from, const uint32_t words[4]);
 void fake_time(uint32_t ms);
+void fake_manager(uint32_t core);                      /* the role moves */
 uint8_t *fake_host(uint32_t address, uint32_t length); /* NULL: outside */
 void fake_cq_space(uint32_t space);
 void fake_tx_stall(bool stall);
@@ -32,8 +33,8 @@ void fake_phy(uint32_t port, uint32_t address, uint32_t number,
 void fake_no_phy(uint32_t port);
 uint32_t fake_mac_control(uint32_t port);
 uint64_t fake_multicast(uint32_t port); /* the hash filter */
-uint32_t fake_udp_ports(void); /* this core is a member of */
-uint32_t fake_flows(void); /* entries of this core */
+uint32_t fake_udp_ports(void);          /* this core is a member of */
+uint32_t fake_flows(void);              /* entries of this core */
 uint32_t fake_rx_free(void);
 uint32_t fake_rx_dropped(void);
 uint32_t fake_bad_free(void);

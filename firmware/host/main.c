@@ -2,7 +2,7 @@
  *
  * frame PORT ANSWER HEX | burst PORT ANSWER HEX... | sqe HOST JOINED JOIN_ID HEX | message FROM W0 W1 W2 W3 | time MS | write ADDRESS
  * HEX read ADDRESS LENGTH | cqspace N | stall 0/1 | dmastall 0/1 [MS] | mac PORT STATUS | phy PORT ADDRESS REGISTER VALUE |
- * nophy PORT | state | quit */
+ * nophy PORT | manager CORE | state | quit */
 #include "fake.h"
 #include "service.h"
 #include "lwip/priv/memp_priv.h"
@@ -142,6 +142,8 @@ static void execute(char *line, const struct program *program)
     } else if (sscanf(line, "cqspace %u", &a) == 1) {
         fake_cq_space(a);
         fake_time(0u);
+    } else if (sscanf(line, "manager %u", &a) == 1) {
+        fake_manager(a);
     } else if (sscanf(line, "stall %u", &a) == 1) {
         fake_tx_stall(a != 0u);
     } else if (sscanf(line, "mac %u %u", &a, &b) == 2) {

@@ -60,7 +60,7 @@ void hook_dns_server(u8_t number, const ip_addr_t *server)
 static void on_status(struct netif *netif)
 {
     uint32_t port = port_of(netif);
-    if (instance->lease_changed != NULL && lease_runs(instance, port)) {
+    if (instance->lease_changed != NULL && instance->dhcp[port] && stack_manager() == instance->core) {
         instance->lease_changed(instance->lease_context, port);
     }
 }

@@ -164,10 +164,10 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
 {
     struct netif *netif = NETIF_OF(stack, port);
     bool new_mac = memcmp(netif->hwaddr, config->mac, sizeof(config->mac)) != 0;
+    stack->dhcp[port] = config->dhcp;
     if (!config->dhcp || new_mac) {
         lease_stop(stack, port, true);
     }
-    stack->dhcp[port] = config->dhcp;
     memcpy(netif->hwaddr, config->mac, sizeof(config->mac));
     if (stack_manager() == stack->core) {
         const uint8_t *mac = config->mac;
