@@ -331,14 +331,14 @@ class Reactor:
         self._pumping = True
         try:
             while self._calls or self._due:
-                while self._calls:
-                    self._calls.popleft()()
                 with self.lock:
                     member = next(iter(self._due), None)
                     if member is not None:
                         del self._due[member]
                 if member is not None:
                     member.pump()
+                else:  # after what was due before: a listener's close before the next listen on its port
+                    self._calls.popleft()()
         finally:
             self._pumping = False
 
