@@ -96,19 +96,22 @@ class TapPeer:
         The kernel's address on the device with its prefix length, such as ``"192.168.77.2/24"``.
     name : str
         Of the device, up to 15 characters.
+    address6 : str
+        An IPv6 address likewise, besides the link-local one; usable at once. May be empty.
 
     Raises
     ------
     ValueError
-        If the address or the name is not one.
+        If an address or the name is not one.
     TapError
         If the device cannot be made.
     """
 
-    def __init__(self, address: str = "192.168.77.2/24", name: str = "twinstack0") -> None:
-        if "/" not in address:
-            raise ValueError(f"address must have a prefix length, not {address!r}")
-        ipaddress.ip_interface(address)
+    def __init__(self, address: str = "192.168.77.2/24", name: str = "twinstack0", address6: str = "") -> None:
+        for one in filter(None, (address, address6)):
+            if "/" not in one:
+                raise ValueError(f"address must have a prefix length, not {one!r}")
+            ipaddress.ip_interface(one)
         if not 1 <= len(name.encode()) <= NAME_BYTES or "/" in name:
             raise ValueError(f"name must be 1 to {NAME_BYTES} characters, not {name!r}")
         self.address, self.name = address, name
@@ -123,6 +126,8 @@ class TapPeer:
         try:
             _run(["ip", "link", "set", "lo", "up"])
             _run(["ip", "address", "add", address, "dev", name])
+            if address6:
+                _run(["ip", "address", "add", address6, "dev", name, "nodad"])
             _run(["ip", "link", "set", name, "up"])
         except TapError:
             self.close()

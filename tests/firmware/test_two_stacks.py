@@ -289,18 +289,19 @@ def test_reassembled_segment_never_causes_a_reset(stacks, peer):
     stacks.run_until(done, "echo after the fragments")
 
 
-def test_linux_kernel_over_tap(tmp_path):
+@pytest.mark.parametrize(("ours", "theirs"), [(OUR_IP, PEER_IP), ("2001:db8:1::2", "2001:db8:1::9")])
+def test_linux_kernel_over_tap(tmp_path, ours, theirs):
     try:
         check_namespace()
     except TapError as error:
         pytest.skip(f"no TAP device: {error}")
     tests = Path(__file__).resolve().parents[1]
     result = subprocess.run(
-        ["unshare", "-rn", sys.executable, "-m", "firmware.two_stacks", str(tmp_path)],
+        ["unshare", "-rn", sys.executable, "-m", "firmware.two_stacks", str(tmp_path), ours, theirs],
         cwd=tests,
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(tests), *filter(None, [os.environ.get("PYTHONPATH")])))},
     )
     assert result.returncode == 0 and "kernel: ok" in result.stdout, result.stdout + result.stderr[-3000:]

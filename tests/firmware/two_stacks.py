@@ -26,8 +26,9 @@ from firmware.firmware_peer import (
     socket_address,
     udp_ports,
 )
+from firmware.ipv6_peer import packed_ip6, socket_address6
 from twinstack.models.dispatcher import DispatcherModel, ParsedFrame
-from twinstack.proto.queues import NETIF_CONFIG, NETIF_STATUS, Operation
+from twinstack.proto.queues import NETIF_CONFIG, NETIF_CONFIG6, NETIF_STATUS, Operation
 
 CORES = 2
 ECHO_PORT = 7
@@ -64,7 +65,8 @@ class Host:
 
     def connect(self, ip: str, port: int, data: bytes) -> None:
         self.plans.append(data)
-        self.firmware.sqe(Operation.TCP_CONNECT, CONNECT, inline=socket_address(ip, port))
+        inline = socket_address6(ip, port) if ":" in ip else socket_address(ip, port)
+        self.firmware.sqe(Operation.TCP_CONNECT, CONNECT, inline=inline)
 
     def _opened(self, handle: int, data: bytes) -> None:
         slot = len(self.connections)
@@ -228,11 +230,23 @@ class TwoStacks:
             assert status["address"] == packed_ip(OUR_IP), f"core {number} has no address"
         self.settle()
 
-    def listen(self, port: int = ECHO_PORT) -> None:
+    def configure6(self, address: str = "::", autoconfigure: int = 0) -> None:
+        """IPv6 for all cores, after :meth:`configure`; the addresses are ready then."""
+        values = {"prefix_length": 0 if address == "::" else 64, "address": packed_ip6(address)}
+        block = NETIF_CONFIG6.pack({"family": 10, "autoconfigure": autoconfigure, **values})
+        manager = self.cores[self.dispatcher.manager]
+        manager.sqe(Operation.NETIF_CONFIG, CONFIGURE, inline=block)
+        while self._pass_messages():
+            pass
+        assert manager.completions.pop(0).result == 0, "the configuration failed"
+        self.advance(2500)
+
+    def listen(self, port: int = ECHO_PORT, address: bytes | None = None) -> None:
         """An echo server on all cores."""
+        address = address or socket_address("0.0.0.0", port)
         handles = set()
         for core in self.cores:
-            core.sqe(Operation.TCP_LISTEN, LISTEN, joined=True, length=8, inline=socket_address("0.0.0.0", port))
+            core.sqe(Operation.TCP_LISTEN, LISTEN, joined=True, length=8, inline=address)
             handles.add(core.completion().result)
         (handle,) = handles  # all cores must come to the same
         assert handle > 0
@@ -254,26 +268,30 @@ class TwoStacks:
                 core.close()
 
 
-def serve_the_kernel(folder: Path) -> None:
+def serve_the_kernel(folder: Path, ours: str, theirs: str) -> None:
     """The Linux kernel pings, and echoes over connections in both directions; in a namespace of its own."""
     from twinstack_sim.peer_tap import TapPeer
 
-    peer = TapPeer("10.0.0.9/24")
+    six = ":" in ours
+    family = socket.AF_INET6 if six else socket.AF_INET
+    peer = TapPeer("10.0.0.9/24", address6=f"{theirs}/64" if six else "")
     stacks = TwoStacks(folder, peer)
     data = bytes(i * 13 & 0xFF for i in range(20000))
     try:
         stacks.configure()
-        stacks.listen()
-        server = socket.create_server(("10.0.0.9", 80), backlog=8)
+        if six:
+            stacks.configure6(ours)
+        stacks.listen(address=socket_address6("::", ECHO_PORT) if six else None)
+        server = socket.create_server((theirs, 80), family=family, backlog=8)
         server.setblocking(False)
-        ping = subprocess.Popen(["ping", "-c", "2", "-i", "0.2", "-W", "5", OUR_IP], stdout=subprocess.DEVNULL)
-        clients = [socket.socket() for _ in range(10)]
+        ping = subprocess.Popen(["ping", "-c", "2", "-i", "0.2", "-W", "5", ours], stdout=subprocess.DEVNULL)
+        clients = [socket.socket(family) for _ in range(10)]
         for client in clients:
             client.setblocking(False)
-            client.connect_ex((OUR_IP, ECHO_PORT))
+            client.connect_ex((ours, ECHO_PORT))
         for host in stacks.hosts:
             for _ in range(2):
-                host.connect("10.0.0.9", 80, data)
+                host.connect(theirs, 80, data)
         unsent = {client: data for client in clients}
         received = dict.fromkeys(clients, b"")
         servers: dict[socket.socket, bytes] = {}
@@ -322,4 +340,4 @@ def _try(call: Callable):
 
 
 if __name__ == "__main__":
-    serve_the_kernel(Path(sys.argv[1]))
+    serve_the_kernel(Path(sys.argv[1]), *sys.argv[2:4])
