@@ -14,6 +14,7 @@ from scapy.packet import Raw
 from support.rtl import seed
 from twinstack.config import EngineConfig
 from twinstack.models.toeplitz import rss_hash
+from twinstack.proto.queues import Operation
 from twinstack.proto.registers import DISPATCH, HOST_CORE, MAC
 from twinstack_host.device import Device, ipv4_bytes
 from twinstack_host.sockets import Listener, Socket
@@ -38,6 +39,8 @@ STEP_CYCLES = 15_000
 """Longest time between two looks at a condition."""
 FAST_TICK = MS_CYCLES // 100
 """Firmware's clock runs a hundred times faster: a delayed acknowledgement takes 75,000 cycles and not 7.5 million."""
+OPERATIONS = 96
+"""Operation records of a core: OPERATIONS in the firmware's sizes.h."""
 LIMIT_CYCLES = 1_500_000
 """Bound of one wait, unless a test says otherwise."""
 
@@ -310,6 +313,22 @@ class Rig:
         for core in range(self.device.cores):
             self.ping_core(core, port)
             assert self.device.stats(core)["core"] == core
+
+    def assert_records_back(self, listener: Listener, engine_port: int) -> None:
+        """Every operation record of each core is free: RECVs take all but that of the listener's accept and one for the end."""
+        for core in range(self.device.cores):
+            socket, connection = self.accept_on(listener, core, engine_port)
+            buffer = self.device.pool.take()
+            pendings = [
+                self.device.submit(Operation.RECV, handle=socket.handle, buffer=buffer, length=16)
+                for _ in range(OPERATIONS - 2)
+            ]
+            self.run(100_000)
+            assert not any(pending.done for pending in pendings), {pending.result for pending in pendings}
+            socket.abort()
+            self.wait(lambda pendings=pendings: all(pending.done for pending in pendings), "the end of all RECVs")
+            self.device.pool.give(buffer)
+            self.close_all(connection)
 
     def assert_buffers_back(self, forget_seconds: int = 0) -> None:
         """Every RX buffer is in its pool and every TX buffer free, at the latest when ``forget_seconds`` have passed."""
