@@ -211,7 +211,7 @@ class Fuzz:
         operation = rng.choice([*Operation, *Operation, *Operation, rng.randrange(256)])
         while operation in CONFIGURING and not self.may_configure:
             operation = rng.choice([*Operation])
-        if operation == Operation.TCP_CONNECT and self.has_configured:
+        if operation == Operation.TCP_CONNECT and self.may_configure:
             operation = Operation.NOP  # without a network it would take long to fail
         if operation in (Operation.CLOSE, Operation.ABORT) and rng.random() < 0.8:
             operation = rng.choice([Operation.SEND, Operation.RECV])  # some must live on
@@ -286,8 +286,11 @@ class Fuzz:
             self.memory[address : address + BLOCK_BYTES] = pattern[: min(BLOCK_BYTES, (1 << 20) - address)]
         before = bytes(self.memory)
         self.named.clear()
+        self.may_configure = False
         for number in range(count):
-            self.may_configure = number >= CALM * count
+            if number == int(CALM * count):
+                self.rig.run(40_000)
+                self.may_configure = True
             self.submit(self.entry())
             if number % 25 == 0:
                 self.step()
