@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
@@ -14,7 +14,6 @@ from twinstack.proto.layout import Layout
 from twinstack.proto.queues import (
     CQE,
     DISPATCH_CONFIG,
-    NETIF_CONFIG,
     NETIF_STATUS,
     SQE,
     STATS,
@@ -27,6 +26,7 @@ from .dispatch import DispatchConfig
 from .fair_lock import FairLock
 from .link import HostLink, LinkError
 from .memory import BlockPool
+from .netif import NetifStatus, config_block
 from .probe import ProbeAnswer, ask
 from .registers import Registers
 
@@ -442,23 +442,59 @@ class Device:
     # --- Interfaces and statistics ---------------------------------------------------------------------------------
 
     def configure(
-        self, port: int, address: str, prefix_length: int, *, gateway: str = "0.0.0.0", mac: str | None = None
+        self,
+        port: int,
+        address: str | IPv4Address | IPv6Address | None = None,
+        prefix_length: int | None = None,
+        *,
+        gateway: str | IPv4Address | IPv6Address | None = None,
+        mac: str | None = None,
+        dhcp: bool = False,
+        autoconfigure: bool = False,
+        dns: Sequence[str | IPv4Address] = (),
     ) -> None:
-        """Give network port ``port`` its IPv4 address (and MAC address, ``aa:bb:cc:dd:ee:ff``)."""
-        block = NETIF_CONFIG.pack(
-            {
-                "family": 2,
-                "prefix_length": prefix_length,
-                "address": int.from_bytes(ipv4_bytes(address), "little"),
-                "gateway": int.from_bytes(ipv4_bytes(gateway), "little"),
-                "mac": 0 if mac is None else int.from_bytes(bytes.fromhex(mac.replace(":", "")), "little"),
-            }
+        """Configure one family of network port ``port``; the other stays as it is.
+
+        IPv6 if ``address`` is one, or with ``autoconfigure`` (addresses and routers of router advertisements, besides
+        ``address``); its ``gateway`` is in fe80::/64. IPv4 otherwise: an address, or ``dhcp``, or neither, which takes IPv4
+        off the port; ``dns``: up to two servers; ``mac``: ``aa:bb:cc:dd:ee:ff``. A lease, and duplicate address detection
+        of IPv6, take their time after this: :meth:`wait_for_address`.
+
+        Raises
+        ------
+        ValueError
+            If the arguments do not go together.
+        """
+        block = config_block(
+            address, prefix_length, gateway=gateway, mac=mac, dhcp=dhcp, autoconfigure=autoconfigure, dns=dns
         )
         self.call(Operation.NETIF_CONFIG, f"configure port {port}", operation_flags=port, inline=block)
 
     def status(self, port: int) -> dict[str, int]:
         """Present configuration of a network port, as NETIF_STATUS fields."""
         return self.read_layout(Operation.NETIF_STATUS, NETIF_STATUS, f"status of port {port}", operation_flags=port)
+
+    def network_status(self, port: int) -> NetifStatus:
+        """Present configuration and state of a network port."""
+        return NetifStatus.from_fields(self.status(port))
+
+    def wait_for_address(self, port: int, timeout: float, *, ipv6: bool = False) -> IPv4Address | IPv6Address:
+        """The IPv4 address, or the first global IPv6 address that is ready, once there is one.
+
+        Raises
+        ------
+        EngineError
+            If there is none within ``timeout`` seconds.
+        """
+        deadline = self.link.clock() + timeout
+        while True:
+            status = self.network_status(port)
+            address = (status.addresses6 or (None,))[0] if ipv6 else status.address
+            if address is not None:
+                return address
+            if self.link.clock() > deadline:
+                raise EngineError(errno.ETIMEDOUT, f"port {port} has no address after {timeout} s")
+            self.advance(0.01)
 
     def probe(
         self,
