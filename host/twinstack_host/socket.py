@@ -21,9 +21,10 @@ from twinstack.proto.queues import SOCKET_ADDRESS, Operation
 
 from .address import SocketAddress, unpack_socket_address
 from .device import Device
-from .endpoints import ListeningEnd
 from .reactor import Reactor
-from .socket_object import Socket, os_error
+from .socket_base import SocketBase, os_error
+from .socket_object import Socket
+from .streams import ListeningEnd
 
 error = OSError
 timeout = TimeoutError
@@ -59,7 +60,7 @@ class SocketModule:
 
     def __init__(self, device: Device | None = None):
         self.device = device
-        self.detached: dict[int, Socket] = {}
+        self.detached: dict[int, SocketBase] = {}
         self.listeners: weakref.WeakKeyDictionary[ListeningEnd, tuple[int, str, int]] = weakref.WeakKeyDictionary()
         self._default_timeout: float | None = None
         self.socket: type[Socket] = type("socket", (Socket,), {"module": self, "__doc__": Socket.__doc__})

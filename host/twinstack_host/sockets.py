@@ -1,4 +1,7 @@
-"""Blocking TCP sockets over a Device."""
+"""TCP connections and listeners as the engine has them, for programs that drive the engine themselves.
+
+Time-outs count engine time, and the engine works while a call waits. For programs, :mod:`twinstack_host.socket` is meant.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,22 @@ import collections
 import errno
 from types import TracebackType
 
-from twinstack.proto.queues import AF_INET, SOCKET_ADDRESS, Operation, OperationFlag
+from twinstack.proto.queues import SOCKET_ADDRESS, Operation, OperationFlag
 
-from .device import BLOCK_BYTES, Device, Pending, error_for, ipv4_bytes
+from .address import pack_socket_address, unpack_socket_address
+from .device import BLOCK_BYTES, Device, Pending, error_for
 
 Address = tuple[str, int]
 
 
 def pack_address(address: Address) -> bytes:
-    """SOCKET_ADDRESS bytes of (dotted IPv4 address, port).
-
-    Raises
-    ------
-    ValueError
-        If the port is not 0..65535 or the address is no IPv4 address.
-    """
-    host, port = address
-    if not 0 <= port <= 0xFFFF:
-        raise ValueError(f"port must be 0 to 65535, not {port!r}")
-    return SOCKET_ADDRESS.pack({"family": AF_INET, "port": port, "address": int.from_bytes(ipv4_bytes(host), "little")})
+    """SOCKET_ADDRESS bytes of (numeric address, port); raises ValueError like :func:`.address.pack_socket_address`."""
+    return pack_socket_address(*address)
 
 
 def unpack_address(values: dict[str, int]) -> Address:
-    return ".".join(str(byte) for byte in values["address"].to_bytes(16, "little")[:4]), values["port"]
+    """(numeric address, port) of SOCKET_ADDRESS fields."""
+    return unpack_socket_address(SOCKET_ADDRESS.pack(values))[:2]
 
 
 class _Endpoint:

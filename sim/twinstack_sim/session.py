@@ -82,4 +82,7 @@ def engine_session(
         device.load(image)
         # Registers of the MACs and the dispatcher outlive the cores; the firmware sets them up as it needs them.
         device.start(seed=simulation.seed or secrets.randbits(31))
-        yield Session(simulation, link, device)
+        try:
+            yield Session(simulation, link, device)
+        finally:
+            device.close()  # its thread must not run a simulation that is gone
