@@ -7,10 +7,11 @@
 #include "lwip/dhcp.h"
 #include <string.h>
 
-#define ACK_TIMEOUT_MS 200u /* a living core answers within a few event loops */
-#define RETRY_MS       50u
-#define PART_WORDS     3u
-#define PARTS          (NETCONF_WORDS / PART_WORDS)
+#define ACK_TIMEOUT_MS                                                                                       \
+    1000u /* a living core answers within a few event loops, which may be slow in a simulation */
+#define RETRY_MS   50u
+#define PART_WORDS 3u
+#define PARTS      (NETCONF_WORDS / PART_WORDS)
 
 enum { KIND_PART = 1, KIND_ACK = 3, KIND_HELLO = 4 };
 
