@@ -18,8 +18,7 @@ BIN := $(VENV)/bin
 export PYTHONHASHSEED := 0
 READY := build/.venv build/.packages
 # Command that each Debian package brings; needed to simulate, to build firmware, and by tests.
-PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping \
-  curl:curl /usr/sbin/nginx:nginx-light
+PACKAGES := riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf g++:g++ perl:perl xz:xz-utils ccache:ccache ip:iproute2 ping:iputils-ping curl:curl /usr/sbin/nginx:nginx-light
 LINT_PACKAGES := clang-format:clang-format
 
 .PHONY: help demo test check lint format formal bench place bitstream nightly mutants clean
