@@ -29,6 +29,7 @@ from twinstack_sim.session import ENGINE_ADDRESS, PEER_ADDRESS, PREFIX_LENGTH, e
 from twinstack_sim.simulation import SimulationOptions
 
 ENGINE, LINUX = ENGINE_ADDRESS, PEER_ADDRESS
+ENGINE6, LINUX6 = "2001:db8:77::1", "2001:db8:77::2"
 PATIENCE = 30.0
 """Seconds for anything that one side waits for."""
 BOUND_S = 540
@@ -76,7 +77,7 @@ def main(names: dict[str, Any]) -> None:
     scenarios = {name.removeprefix("scenario_"): value for name, value in names.items() if name.startswith("scenario_")}
     value = seed()
     with engine_session(options=SimulationOptions(seed=value, external_tick=True), verbose=True) as session:
-        session.simulation.attach(0, TapPeer(f"{LINUX}/{PREFIX_LENGTH}"))
+        session.simulation.attach(0, TapPeer(f"{LINUX}/{PREFIX_LENGTH}", address6=f"{LINUX6}/64"))
         end = time.monotonic() + PATIENCE
         while True:
             try:

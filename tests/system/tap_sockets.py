@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 
-from system.tap_rig import ENGINE, LINUX, PATIENCE, Tap, beside, main
+from system.tap_rig import ENGINE, ENGINE6, LINUX, LINUX6, PATIENCE, Tap, beside, main
 from twinstack_host import aio
 
 DATA = random.Random(77).randbytes(20_000)
@@ -185,6 +185,38 @@ def scenario_datagrams(tap: Tap) -> None:
             raise AssertionError("nobody can answer")
         except ConnectionRefusedError:
             pass
+
+
+def scenario_ipv6(tap: Tap) -> None:
+    """A dual-stack listener is reached both ways, a client connects by IPv6, datagrams go by IPv6."""
+    tap.device.configure(0, ENGINE6, 64)
+    tap.device.wait_for_address(0, PATIENCE, ipv6=True)
+    with tap.sockets.create_server(("::", PORT + 5), family=socket.AF_INET6, dualstack_ipv6=True) as server:
+        server.settimeout(PATIENCE)
+        for address, seen in ((ENGINE6, LINUX6), (ENGINE, f"::ffff:{LINUX}")):
+            with socket.create_connection((address, PORT + 5), PATIENCE) as linux:
+                one, remote = server.accept()
+                with one:
+                    assert remote == (seen, linux.getsockname()[1], 0, 0)
+                    linux.sendall(b"to the engine")
+                    assert one.recv(13, socket.MSG_WAITALL) == b"to the engine"
+    with socket.create_server((LINUX6, PORT), family=socket.AF_INET6) as server:
+        with tap.sockets.create_connection((LINUX6, PORT), PATIENCE) as one, server.accept()[0] as linux:
+            assert one.family == socket.AF_INET6 and one.getsockname() == linux.getpeername()
+            linux.sendall(DATA[:5000])
+            assert one.recv(5000, socket.MSG_WAITALL) == DATA[:5000]
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as linux,
+        tap.sockets.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one,
+    ):
+        linux.bind((LINUX6, 0))
+        for sock in (linux, one):
+            sock.settimeout(PATIENCE)
+        one.sendto(b"datagram", linux.getsockname()[:2])
+        data, sender = linux.recvfrom(100)
+        assert data == b"datagram" and sender[0] == ENGINE6
+        linux.sendto(b"back", sender)
+        assert one.recvfrom(100) == (b"back", linux.getsockname())
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

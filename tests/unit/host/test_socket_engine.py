@@ -14,11 +14,14 @@ import types
 import pytest
 
 import twinstack_host.socket as offloaded_socket
-from support.loopback_engine import SILENT
+from support.loopback_engine import SILENT, LoopbackEngine
 from support.offloaded import offloaded
 from twinstack.proto.queues import SOCKET_ADDRESS, Operation, SocketOption
+from twinstack_host.device import Device
 from twinstack_host.fair_lock import FairLock
 from twinstack_host.reactor import Reactor
+from twinstack_host.server import LinkServer
+from twinstack_host.socket_link import SocketLink
 
 HOST = "127.0.0.1"
 
@@ -549,3 +552,42 @@ def test_fair_lock_is_not_taken_back():
     stop.set()
     thread.join()
     assert max(turns) < 0.5
+
+
+def test_sockets_over_a_shared_engine(tmp_path):
+    """Two programs' sockets, each through a link of its own, talk to each other over one engine."""
+    engine = LoopbackEngine(memory_size=1 << 21)
+    device = Device(engine, shared_bytes=1 << 20)
+    device.start(seed=1)
+    stop = threading.Event()
+    with LinkServer(device, tmp_path / "engine") as server:
+
+        def serve():
+            while not stop.is_set():
+                server.step(0.005)
+                device.advance(0.001)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            with SocketLink(server.path) as first, SocketLink(server.path) as second:
+                devices = [Device(first), Device(second)]
+                for one in devices:
+                    one.start(seed=1)
+                with devices[0].socket_module() as here, devices[1].socket_module() as there:
+                    with here.create_server((HOST, 0)) as listener:
+                        one = there.create_connection(listener.getsockname(), timeout=10)
+                        two = listener.accept()[0]
+                    two.settimeout(10)
+                    sender = threading.Thread(target=lambda: (one.sendall(bytes(50_000)), one.close()))
+                    sender.start()
+                    got = 0
+                    while part := two.recv(10_000):
+                        got += len(part)
+                    sender.join(10)
+                    assert got == 50_000
+                    two.close()
+        finally:
+            stop.set()
+            thread.join(10)
+    assert not engine.objects
