@@ -139,6 +139,8 @@ def test_load(library, engine, words):
     code.clear()
     for spoiled in (image[:31], image[:-4], image + bytes(4), b"x" + image[1:], image[:-1] + bytes([image[-1] ^ 1])):
         assert device.call("load", spoiled, len(spoiled)) == -errno.EINVAL
+    long = build_image(bytes(96 * 1024 + 4), 1)
+    assert device.call("load", long, len(long)) == -errno.EINVAL
     other = build_image(body, 1, abi=9)
     assert device.call("load", other, len(other)) == -errno.EPROTO
     assert code == []

@@ -390,6 +390,33 @@ def test_client_that_dies(bench, how):
         assert survivor.wait(stays_receive, HANG_SECONDS) == 9
 
 
+def test_queue_waits_for_the_operations_of_its_former_life(bench):
+    """While the engine may still write where the old entries said, a queue that is enabled again takes none."""
+    with bench.link() as link:
+        device = attached(link)
+        begin = bench.engine.begin
+        kept: list[int] = []
+
+        def keep(entry):
+            if entry["operation"] == Operation.TCP_CONNECT:
+                kept.append(entry["user_data"])
+                return None
+            return 0 if entry["operation"] == Operation.CANCEL else begin(entry)
+
+        bench.engine.begin = keep
+        device.submit(Operation.TCP_CONNECT)
+        bench.until(lambda: kept, "the connect")
+        device.attach()
+        pending = device.submit(Operation.NOP)
+        for _ in range(50):
+            device.advance(0.001)
+        assert device.registers.read(QUEUE, "sq_head") == 0 and not pending.done
+        with bench.lock:
+            bench.engine.complete(kept[0], -errno.ETIMEDOUT)
+            bench.engine.flush()
+        assert device.wait(pending, HANG_SECONDS) == 0 and device.unexpected == []
+
+
 def test_connect_that_succeeds_for_nobody_is_aborted(bench):
     link = bench.link()
     device = attached(link)
