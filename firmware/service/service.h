@@ -143,6 +143,9 @@ struct udp {
     struct group groups[TS_CONFIG_PORTS][UDP_GROUPS];
     uint32_t tx_buffers;             /* in use */
     uint32_t kept_large, kept_small; /* buffers of kept datagrams */
+    struct kept *excess;             /* one that may stay for a moment only, or NULL */
+    struct datagram *excess_socket;
+    uint32_t excess_since; /* ms */
     uint32_t dropped, errors;
 };
 

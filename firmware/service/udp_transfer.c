@@ -6,6 +6,7 @@
 
 #define PAYLOAD_IPV4    (1500u - 20u - 8u) /* RFC 791, RFC 768 headers in an Ethernet frame */
 #define PAYLOAD_IPV6    (1500u - 40u - 8u)
+#define EXCESS_MS       100u /* how long a large datagram may hold more buffers than it should */
 #define NO_MEMORY_MS    100u /* a datagram that lwIP has no memory for so long is given up */
 #define FRAGMENT_PIECES 8u
 
@@ -318,6 +319,9 @@ static struct kept *pop_kept(struct datagram *socket)
     socket->last = socket->first == NULL ? NULL : socket->last;
     socket->kept--;
     count_buffers(socket->service, kept->p, -1);
+    if (socket->service->udp.excess == kept) {
+        socket->service->udp.excess = NULL;
+    }
     return kept;
 }
 
@@ -423,8 +427,11 @@ static void pump_receive(struct datagram *socket)
     }
 }
 
-/* Whether a datagram may wait, or go to a receive that no other one takes. */
-static bool may_keep(struct datagram *socket, const struct pbuf *p)
+enum keep { KEEP_NOT, KEEP, KEEP_FOR_A_MOMENT };
+
+/* Whether a datagram may wait, or go to a receive that no other one takes. One of several fragments that needs too
+ * many buffers may wait for a moment: its receive may be on the way. */
+static enum keep may_keep(struct datagram *socket, const struct pbuf *p)
 {
     struct udp *udp = &socket->service->udp;
     uint32_t receives = 0;
@@ -432,7 +439,7 @@ static bool may_keep(struct datagram *socket, const struct pbuf *p)
         receives++;
     }
     if (receives > socket->kept) {
-        return true;
+        return KEEP;
     }
     uint32_t large = udp->kept_large, small = udp->kept_small;
     count_buffers(socket->service, p, 1);
@@ -440,7 +447,10 @@ static bool may_keep(struct datagram *socket, const struct pbuf *p)
                 udp->kept_small <= LWIP_MAX(UDP_KEPT_SMALL, small);
     udp->kept_large = large;
     udp->kept_small = small;
-    return socket->kept < socket->quota && fits;
+    if (socket->kept >= socket->quota || (!fits && (p->next == NULL || udp->excess != NULL))) {
+        return KEEP_NOT;
+    }
+    return fits ? KEEP : KEEP_FOR_A_MOMENT;
 }
 
 /* lwIP has removed the header, but it is still there; it does not look at its length. */
@@ -462,7 +472,9 @@ void udp_received(void *context, struct udp_pcb *pcb, struct pbuf *p, const ip_a
     struct udp *udp = &socket->service->udp;
     struct kept *kept = udp->free_entries;
     (void)pcb;
-    if (!trim(p) || kept == NULL || pbuf_clen(p) > FRAGMENT_PIECES || !may_keep(socket, p)) {
+    enum keep keep =
+        trim(p) && kept != NULL && pbuf_clen(p) <= FRAGMENT_PIECES ? may_keep(socket, p) : KEEP_NOT;
+    if (keep == KEEP_NOT) {
         udp->dropped++;
         pbuf_free(p);
         return;
@@ -477,6 +489,11 @@ void udp_received(void *context, struct udp_pcb *pcb, struct pbuf *p, const ip_a
     }
     socket->last = kept;
     socket->kept++;
+    if (keep == KEEP_FOR_A_MOMENT) {
+        udp->excess = kept;
+        udp->excess_socket = socket;
+        udp->excess_since = time_ms();
+    }
     pump_receive(socket);
 }
 
@@ -529,8 +546,30 @@ void udp_drop(struct datagram *socket)
     socket->tx_count = 0;
 }
 
+/* Nobody took it. */
+static void drop_excess(struct udp *udp)
+{
+    struct datagram *socket = udp->excess_socket;
+    struct kept *kept = udp->excess, *previous = NULL;
+    for (struct kept *other = socket->first; other != kept; other = other->next) {
+        previous = other;
+    }
+    if (previous != NULL) { /* to the front, where pop_kept() takes it */
+        previous->next = kept->next;
+        socket->last = socket->last == kept ? previous : socket->last;
+        kept->next = socket->first;
+        socket->first = kept;
+    }
+    pbuf_free(pop_kept(socket)->p);
+    free_kept(udp, kept);
+    udp->dropped++;
+}
+
 void udp_pump(struct service *service)
 {
+    if (service->udp.excess != NULL && time_ms() - service->udp.excess_since >= EXCESS_MS) {
+        drop_excess(&service->udp);
+    }
     for (uint32_t i = 0; i < UDP_SOCKETS + UDP_SPREAD; i++) {
         struct datagram *socket = &service->udp.sockets[i];
         if (socket->pcb != NULL && socket->attention) {

@@ -305,12 +305,20 @@ def test_fragments(firmware, pieces, reverse):
     assert data == payload and address["extra"] == len(payload)
     for part in parts:
         firmware.frame(part)
-    assert firmware.state()["rx_large"] == CONFIG.rx_large_buffers - (pieces if pieces < 4 else 0)
+    assert firmware.state()["rx_large"] == CONFIG.rx_large_buffers - pieces, "kept"
+    firmware.frame(datagram(b"another"))
     receive(firmware, handle, length=1500)
-    if pieces < 4:
-        assert taken(firmware)[0] == payload[:1500]
-    else:
-        assert firmware.state()["udp_dropped"] == 1
+    assert taken(firmware)[0] == payload[:1500]
+    for part in parts:
+        firmware.frame(part)
+    firmware.command("time 200")
+    state = firmware.state()
+    assert state["rx_large"] == CONFIG.rx_large_buffers - (pieces if pieces < 4 else 0), "too large to stay"
+    assert state["udp_dropped"] == (0 if pieces < 4 else 1)
+    receive(firmware, handle, length=1500)
+    assert taken(firmware)[0] == b"another"
+    receive(firmware, handle, length=1500)
+    assert len(firmware.completions) == (1 if pieces < 4 else 0)
 
 
 def test_bad_lengths(firmware):
