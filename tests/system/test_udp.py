@@ -123,10 +123,10 @@ def test_spread_socket(rig, station):
     arrived = []
     for number in range(12):
         payload = rig.random.randbytes(30 + number)
-        expected = rig.core_of(0, PEERS[0], (7000 + number, 5005))
-        rig.simulation.send_frame(0, datagram(payload, 5005, sport=7000 + number))
+        sport = rig.local_port_for(number % len(cores), 5005)
+        rig.simulation.send_frame(0, datagram(payload, 5005, sport=sport))
         core, got = socket.take()
-        assert got.payload == payload and got.port == 7000 + number and core == expected
+        assert got.payload == payload and got.port == sport and core == number % len(cores)
         arrived.append(core)
         socket.receive(core=core)
         assert socket.send(payload, (PEERS[0], 6000), core=core) == len(payload)
@@ -178,8 +178,8 @@ def test_join_and_leave(rig, station):
     for socket in sockets:
         assert group_frames(rig) == 1
         frames = frames_of(rig, lambda s=socket: s.set(SocketOption.LEAVE_GROUP, group))
-        (message,) = [IGMP(bytes(one[IP].payload)[:8]) for one in frames if IP in one and one[IP].proto == 2]
-        assert (message.type, message.gaddr) == (0x17, GROUP)
+        found = [IGMP(bytes(one[IP].payload)[:8]) for one in frames if IP in one and one[IP].proto == 2]
+        assert [one.gaddr for one in found if one.type == 0x17] == [GROUP]
     assert group_frames(rig) == 0
     for socket in sockets:
         socket.close()
