@@ -53,6 +53,8 @@
 #define UDP_SOCKETS          16
 #define UDP_SPREAD           SHARED_SPREAD_WORDS
 #define OPERATIONS           98                 /* operations that one core can have pending */
+#define PINGS                4u                 /* in progress on a core */
+#define RESOLVES             4u                 /* likewise, as lwIP's table has */
 #define OPERATIONS_RESERVE   2u                 /* of them for CLOSE, ABORT and CANCEL only */
 #define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
 #define TCP_SEGMENTS         (SOCKETS + 2 * 16) /* a SYN or FIN for each socket, and data */
@@ -91,6 +93,7 @@
 #endif
 
 /* Linux error numbers, as the host expects them. */
+#define E_NOENT        2
 #define E_IO           5
 #define E_BADF         9
 #define E_AGAIN        11

@@ -69,7 +69,11 @@ struct stack {
     uint8_t link_dirty[8]; /* for each core: ports whose link state it has not been told */
     struct handover handover;
     void (*unreachable)(void *context, const ip_addr_t *peer, uint16_t peer_port, uint16_t local_port);
+    /* A connection of ours met an ICMP error; an echo request of ours its answer or (negative) an ICMP error. */
+    void (*tcp_unreachable)(void *context, const ip_addr_t *peer, const uint8_t *quoted, int error);
+    void (*echo)(void *context, uint32_t word, int32_t length);
     void *unreachable_context;
+    bool in_timers;
     struct {
         uint8_t counts[TS_CONFIG_PORTS][64]; /* groups of this core that want a bit of the filter */
         uint8_t dirty;                       /* ports whose filter is not what it should be */
@@ -160,6 +164,7 @@ void handover_give(struct stack *stack, uint32_t to, uint32_t port, struct pbuf 
 void handover_message(struct stack *stack, uint32_t sender, const uint32_t words[4]);
 void handover_tick(struct stack *stack);
 
+#define ICMP_BYTES 8u /* before the quotation, or the payload of an echo */
 /* icmp_error.c: a UDP port of a peer is closed; tells `unreachable` */
 void icmp_error_input6(struct stack *stack, const struct pbuf *p, const struct netif *input);
 void icmp_error_input4(struct stack *stack, const struct pbuf *p, uint32_t header_bytes, uint32_t total);

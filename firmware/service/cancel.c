@@ -62,6 +62,20 @@ void cancel(struct service *service, struct op *op, const uint32_t *sqe)
             cancel_socket(service, &service->sockets[i], &which);
         }
     }
+    for (uint32_t i = 0; i < PINGS; i++) {
+        struct op *ping = service->pings[i].op;
+        if (is(ping, &which)) {
+            service->pings[i].op = NULL;
+            op_finish(service, ping, -E_CANCELED);
+        }
+    }
+    for (uint32_t i = 0; i < RESOLVES; i++) { /* lwIP goes on asking */
+        struct op *resolve = service->resolves[i].op;
+        if (is(resolve, &which)) {
+            service->resolves[i].op = NULL;
+            op_finish(service, resolve, -E_CANCELED);
+        }
+    }
     udp_cancel(service, which.low, which.high, which.host);
     op_finish(service, op, 0);
 }

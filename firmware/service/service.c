@@ -10,8 +10,7 @@ enum {
     USES_LENGTH = 4,
     USES_FLAGS = 8,
     USES_INLINE = 16,
-    UNIMPLEMENTED = 32,
-    USES_CORE = 64 /* flags: the core of a spread UDP socket */
+    USES_CORE = 32 /* flags: the core of a spread UDP socket */
 };
 
 #define USES_RESULT (USES_BUFFER | USES_LENGTH)
@@ -24,7 +23,7 @@ static const uint8_t uses[] = {
     [TS_OP_DISPATCH_CONFIG] = USES_FLAGS | USES_RESULT,
     [TS_OP_TCP_LISTEN] = USES_LENGTH | USES_FLAGS | USES_INLINE,
     [TS_OP_TCP_ACCEPT] = USES_HANDLE | USES_FLAGS,
-    [TS_OP_TCP_CONNECT] = USES_INLINE,
+    [TS_OP_TCP_CONNECT] = USES_FLAGS | USES_INLINE,
     [TS_OP_UDP_OPEN] = USES_FLAGS | USES_INLINE,
     [TS_OP_SEND] = USES_HANDLE | USES_RESULT | USES_CORE,
     [TS_OP_RECV] = USES_HANDLE | USES_RESULT | USES_CORE,
@@ -38,8 +37,8 @@ static const uint8_t uses[] = {
     [TS_OP_GETSOCKNAME] = USES_HANDLE | USES_RESULT,
     [TS_OP_GETPEERNAME] = USES_HANDLE | USES_RESULT,
     [TS_OP_CANCEL] = USES_INLINE,
-    [TS_OP_RESOLVE] = UNIMPLEMENTED,
-    [TS_OP_PING] = UNIMPLEMENTED,
+    [TS_OP_RESOLVE] = USES_RESULT | USES_FLAGS | USES_INLINE,
+    [TS_OP_PING] = USES_LENGTH | USES_FLAGS | USES_INLINE,
     [TS_OP_STATS] = USES_FLAGS | USES_RESULT,
 };
 
@@ -324,9 +323,6 @@ static int32_t check(const struct service *service, const uint32_t *sqe)
         return -E_INVAL;
     }
     uint32_t used = uses[operation];
-    if ((used & UNIMPLEMENTED) != 0u) {
-        return -E_OPNOTSUPP;
-    }
     bool address = operation == TS_OP_RECVFROM; /* of a buffer, in two words */
     bool spread = TS_GET(sqe[TS_SQE_HANDLE_WORD], TS_HANDLE_CORE) == TS_ALL_CORES;
     uint32_t core = (used & USES_CORE) != 0u && spread ? (uint32_t)service->stack->core << 8 : 0u;
@@ -396,6 +392,12 @@ static void dispatch(struct service *service, struct op *op, const uint32_t *sqe
         break;
     case TS_OP_UDP_OPEN:
         udp_open(service, op, sqe);
+        break;
+    case TS_OP_RESOLVE:
+        resolve_start(service, op, sqe);
+        break;
+    case TS_OP_PING:
+        ping_start(service, op, sqe);
         break;
     case TS_OP_CANCEL:
         cancel(service, op, sqe);
@@ -504,13 +506,16 @@ static int pump(void *context)
     service->senders = senders;
     service->turn = service->turn + 1u < service->high ? service->turn + 1u : 0u;
     options_pump(service);
+    ping_pump(service);
     window_pump(service);
     return work;
 }
 
 static int on_message(void *context, uint32_t sender, const uint32_t words[4])
 {
-    return udp_message(context, words) ? 0 : netconf_message(context, sender, words);
+    return udp_message(context, words) || ping_message(context, words)
+               ? 0
+               : netconf_message(context, sender, words);
 }
 
 int service_init(struct service *service, struct stack *stack)
@@ -519,6 +524,8 @@ int service_init(struct service *service, struct stack *stack)
     flow_init(service);
     transfer_init(service);
     udp_service_init(service);
+    stack->tcp_unreachable = connect_unreachable;
+    stack->echo = ping_echo;
     stack->rx.refuse = socket_refuses;
     stack->rx.refuse_context = service;
     for (uint32_t i = 0; i < OPERATIONS; i++) {

@@ -151,6 +151,17 @@ struct udp {
 
 #define NETCONF_WORDS 12u /* a configuration in messages */
 
+struct ping {
+    struct op *op;
+    uint32_t word, since, cycles; /* identifier and sequence number; ms */
+    uint16_t length, timeout;
+};
+
+struct resolve {
+    struct op *op; /* NULL: cancelled */
+    bool used;     /* by lwIP */
+};
+
 struct service {
     struct stack *stack;
     struct op ops[OPERATIONS];
@@ -158,6 +169,8 @@ struct service {
     struct socket sockets[SOCKETS];
     struct listener listeners[LISTENERS];
     struct piece pieces[TX_BUFFERS];
+    struct ping pings[PINGS];
+    struct resolve resolves[RESOLVES];
     uint32_t open, closing; /* sockets; of them: with a FIN on its way */
     uint32_t turn;          /* first socket of the next pump, for fairness */
     uint32_t window_turn;   /* first socket of the next hand-out of windows */
@@ -258,6 +271,7 @@ void listener_forget(struct socket *socket);
 /* connect.c */
 void connect_start(struct service *service, struct op *op, const uint32_t *sqe);
 void connect_done(struct socket *socket, int32_t result);
+void connect_unreachable(void *service, const ip_addr_t *peer, const uint8_t *quoted, int error);
 int connect_error(struct socket *socket, err_t error);
 
 /* options.c */
@@ -300,6 +314,15 @@ void udp_receive_op(struct service *service, struct op *op, struct datagram *soc
 void udp_received(void *context, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *source, u16_t port);
 void udp_drop(struct datagram *socket); /* what it keeps, receives and sends */
 void udp_pump(struct service *service);
+
+/* ping.c */
+void ping_start(struct service *service, struct op *op, const uint32_t *sqe);
+void ping_echo(void *service, uint32_t word, int32_t length);
+bool ping_message(struct service *service, const uint32_t words[4]);
+void ping_pump(struct service *service);
+
+/* resolve.c */
+void resolve_start(struct service *service, struct op *op, const uint32_t *sqe);
 
 /* netconf.c */
 int netconf_init(struct service *service);

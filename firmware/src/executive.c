@@ -117,7 +117,9 @@ int executive_step(struct stack *stack, const struct program *program)
     if (ticks != ticks_seen) {
         ticks_seen = ticks;
         work += 1;
+        stack->in_timers = true;
         sys_check_timeouts();
+        stack->in_timers = false;
         link_tick(stack);
         lease_tick(stack);
         handover_tick(stack);

@@ -372,7 +372,6 @@ def test_refused_entries(firmware):
     assert firmware.call(Operation.NOP, reserved=1) == -22
     assert firmware.call(Operation.NOP, handle=1) == -22
     assert firmware.call(99) == -22
-    assert firmware.call(Operation.RESOLVE, joined=True) == -95
     assert firmware.call(Operation.SEND, handle=1, buffer=0, length=1) == -9
     assert firmware.call(Operation.SEND, handle=1, buffer=1 << 32, length=1) == -14
     assert firmware.call(Operation.STATS, operation_flags=5, length=80) == -22

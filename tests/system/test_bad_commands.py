@@ -14,11 +14,6 @@ from twinstack_sim.streams import HostStream
 PORT = 7200
 TIMEOUT = 1.0
 """Seconds of the firmware's fast clock within which an operation that needs no peer completes."""
-UNIMPLEMENTED = (
-    "DISPATCH_CONFIG",
-    "RESOLVE",
-    "PING",
-)
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +47,6 @@ def result_of(rig, values: dict[str, int]) -> int:
 @pytest.mark.parametrize("operation", [max(Operation) + 1, 64, 127, 128, 255])
 def test_unknown_operation(rig, operation):
     assert result_of(rig, {"operation": operation}) == -errno.EINVAL
-
-
-@pytest.mark.parametrize("name", UNIMPLEMENTED)
-def test_operation_that_does_not_exist_yet(rig, name):
-    handle = Handle(0, 0, 0, 1).pack() if name in ("SENDTO", "RECVFROM", "SETSOCKOPT", "GETSOCKOPT") else 0
-    assert result_of(rig, {"operation": Operation[name], "handle": handle}) == -errno.EOPNOTSUPP
 
 
 @pytest.mark.parametrize("field", ["flags", "reserved", "handle", "buffer", "length", "operation_flags", "inline"])
