@@ -112,7 +112,8 @@ class Device:
             raise ValueError(f"shared_bytes must be a multiple of {BLOCK_BYTES}, not {shared_bytes!r}")
         self.link = link
         self.timeout = timeout
-        self.registers = Registers(link)
+        self.lock = FairLock()
+        self.registers = Registers(link, self.lock)
         magic = self.registers.read(ENGINE, "magic")
         if magic != abi.MAGIC:
             raise LinkError(errno.ENODEV, f"no engine: its magic must be {abi.MAGIC:#010x}, not {magic:#010x}")
@@ -124,7 +125,6 @@ class Device:
         self.ports = identity["ports"]
         self.code_bytes = identity["code_kib"] * 1024
         self.sync_hz = self.registers.read(ENGINE, "sync_hz")
-        self.lock = FairLock()
         self.reactor: Reactor | None = None
         self.follow_up: Callable[[], None] | None = None
         self._sq_entries, self._cq_entries = sq_entries, cq_entries
@@ -363,6 +363,11 @@ class Device:
                 self.follow_up()
             return count
 
+    def clock(self) -> float:
+        """Seconds of the engine's own time."""
+        with self.lock:
+            return self.link.clock()
+
     def advance(self, timeout: float) -> None:
         """Let the engine work until something completes, at most ``timeout`` seconds of its time."""
         if self.poll():
@@ -404,9 +409,9 @@ class Device:
 
     def wait_until(self, condition: Callable[[], bool], timeout: float | None, what: str) -> None:
         """Let the engine work until ``condition()``; raises TimeoutError like :meth:`wait`."""
-        deadline = None if timeout is None else self.link.clock() + timeout
+        deadline = None if timeout is None else self.clock() + timeout
         while not condition():
-            if deadline is not None and self.link.clock() >= deadline:
+            if deadline is not None and self.clock() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"{what} did not complete within {timeout} s")
             self.advance(0.001)
 
@@ -422,7 +427,8 @@ class Device:
         address = self.pool.take()
         try:
             self.call(operation, what, buffer=address, length=layout.size_bytes, **fields)
-            return layout.unpack(self.link.read(address, layout.size_bytes))
+            with self.lock:
+                return layout.unpack(self.link.read(address, layout.size_bytes))
         finally:
             self.pool.give(address)
 
@@ -486,13 +492,13 @@ class Device:
         EngineError
             If there is none within ``timeout`` seconds.
         """
-        deadline = self.link.clock() + timeout
+        deadline = self.clock() + timeout
         while True:
             status = self.network_status(port)
             address = (status.addresses6 or (None,))[0] if ipv6 else status.address
             if address is not None:
                 return address
-            if self.link.clock() > deadline:
+            if self.clock() > deadline:
                 raise EngineError(errno.ETIMEDOUT, f"port {port} has no address after {timeout} s")
             self.advance(0.01)
 

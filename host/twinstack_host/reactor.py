@@ -309,7 +309,7 @@ class Reactor:
         """A simulated engine that nobody waits for runs no faster than time passes."""
         while not self._waiting and not self._due and not self._calls and not self._stopping:
             wall, engine = self._began
-            ahead = (self.device.link.clock() - engine) - (time.monotonic() - wall)
+            ahead = (self.device.clock() - engine) - (time.monotonic() - wall)
             if ahead <= 0:
                 return
             if self._wake.wait(min(ahead, IDLE_S)):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
+
 from twinstack.proto import memory_map
 from twinstack.proto.registers import Block, register_offset
 
@@ -9,10 +12,14 @@ from .link import HostLink
 
 
 class Registers:
-    """Reads and writes registers of the host's and the manager's page by block and name."""
+    """Reads and writes registers of the host's and the manager's page by block and name.
 
-    def __init__(self, link: HostLink):
+    With ``lock``, each access holds it: for links whose calls must not overlap.
+    """
+
+    def __init__(self, link: HostLink, lock: AbstractContextManager[object] | None = None):
         self._link = link
+        self._lock = lock or contextlib.nullcontext()
 
     @staticmethod
     def address(block: Block, name: str, *, instance: int = 0, index: int = 0) -> int:
@@ -29,10 +36,12 @@ class Registers:
         return bases[block.page] + register_offset(block, name, instance=instance, index=index)
 
     def read(self, block: Block, name: str, *, instance: int = 0, index: int = 0) -> int:
-        return self._link.csr_read(self.address(block, name, instance=instance, index=index))
+        with self._lock:
+            return self._link.csr_read(self.address(block, name, instance=instance, index=index))
 
     def write(self, block: Block, name: str, value: int, *, instance: int = 0, index: int = 0) -> None:
-        self._link.csr_write(self.address(block, name, instance=instance, index=index), value)
+        with self._lock:
+            self._link.csr_write(self.address(block, name, instance=instance, index=index), value)
 
     def read_fields(self, block: Block, name: str, *, instance: int = 0, index: int = 0) -> dict[str, int]:
         """The fields of a register by name."""

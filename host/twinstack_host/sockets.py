@@ -101,7 +101,8 @@ class Socket(_Endpoint):
         self._require_open()
         address = self.device.pool.take()
         piece = data[:BLOCK_BYTES]
-        self.device.link.write(address, piece)
+        with self.device.lock:
+            self.device.link.write(address, piece)
         return self.device.submit(
             Operation.SEND,
             handle=self.handle,
@@ -134,7 +135,8 @@ class Socket(_Endpoint):
             pending, self._receiving = self._receiving, None
             address = self._receive_buffer
             if pending.result > 0:
-                self._received += self.device.link.read(address, pending.result)
+                with self.device.lock:
+                    self._received += self.device.link.read(address, pending.result)
             self.device.pool.give(address)
             if pending.result == 0:
                 self._ended = True

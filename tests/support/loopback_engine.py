@@ -7,6 +7,7 @@ any thread. It knows one host with the addresses 127.0.0.1, 192.168.77.1 and ::1
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import ipaddress
 import itertools
@@ -449,3 +450,65 @@ class LoopbackEngine(HostLink):
             return -errno.ENOENT
         self._write_address(entry["inline"] & (1 << 64) - 1, (found, 0))
         return 32
+
+
+class TurnEngine(LoopbackEngine):
+    """The same as a simulation in the process: it works only while a call waits, on its own time, and calls must not overlap."""
+
+    SLICE = 0.001
+
+    def __init__(self, memory_size: int = 1 << 18):
+        super().__init__(memory_size)
+        self.now = 0.0
+        self._call = threading.Lock()
+        self._inside = 0
+
+    @property
+    def work_slice(self) -> float | None:
+        return self.SLICE
+
+    @contextlib.contextmanager
+    def _alone(self):
+        me = threading.get_ident()
+        if self._inside == me:  # its own calls
+            yield
+            return
+        assert self._call.acquire(blocking=False), "calls of a link that works in turns must not overlap"
+        self._inside = me
+        try:
+            yield
+        finally:
+            self._inside = 0
+            self._call.release()
+
+    def clock(self) -> float:
+        with self._alone():
+            return self.now
+
+    def read(self, address: int, length: int) -> bytes:
+        with self._alone():
+            return super().read(address, length)
+
+    def write(self, address: int, data: bytes) -> None:
+        with self._alone():
+            super().write(address, data)
+
+    def csr_read(self, offset: int) -> int:
+        with self._alone():
+            return super().csr_read(offset)
+
+    def csr_write(self, offset: int, value: int) -> None:
+        with self._alone():
+            if offset == at(QUEUE, "sq_tail"):
+                self.values[offset] = value  # taken in the next turn
+            else:
+                super().csr_write(offset, value)
+
+    def wait_interrupt(self, timeout: float) -> bool:
+        with self._alone():
+            self._check()
+            self.waits += 1
+            self.now += timeout
+            time.sleep(0.00002)
+            self._serve()
+            return self.interrupt.is_set()

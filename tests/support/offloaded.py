@@ -7,17 +7,19 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from support.loopback_engine import LoopbackEngine
+from support.loopback_engine import LoopbackEngine, TurnEngine
 from twinstack_host.device import Device
 from twinstack_host.socket import SocketModule
 
-KINDS = ("standard", "offloaded")
+KINDS = ("standard", "offloaded", "in turns")
 
 
 @contextlib.contextmanager
-def offloaded(**options: Any) -> Iterator[tuple[LoopbackEngine, Device, SocketModule]]:
+def offloaded(
+    kind: type[LoopbackEngine] = LoopbackEngine, **options: Any
+) -> Iterator[tuple[LoopbackEngine, Device, SocketModule]]:
     """Sockets over a loop-back engine; at the end all its buffers must be back and all its sockets closed."""
-    engine = LoopbackEngine(**options)
+    engine = kind(**options)
     device = Device(engine)
     device.start(seed=1)
     free = device.pool.free
@@ -35,5 +37,5 @@ def module(kind: str) -> Iterator[Any]:
     if kind == "standard":
         yield socket
     else:
-        with offloaded() as (_, _, sockets):
+        with offloaded(LoopbackEngine if kind == "offloaded" else TurnEngine) as (_, _, sockets):
             yield sockets

@@ -14,9 +14,10 @@ import types
 import pytest
 
 import twinstack_host.socket as offloaded_socket
-from support.loopback_engine import SILENT, LoopbackEngine
+from support.loopback_engine import SILENT, LoopbackEngine, TurnEngine
 from support.offloaded import offloaded
 from twinstack.proto.queues import SOCKET_ADDRESS, Operation, SocketOption
+from twinstack.proto.registers import ENGINE
 from twinstack_host.device import Device
 from twinstack_host.fair_lock import FairLock
 from twinstack_host.reactor import Reactor
@@ -492,9 +493,44 @@ def test_an_idle_reactor_sleeps(parts):
         assert engine.waits - before < 20
 
 
-def test_low_level_calls_beside_sockets(parts):
+def test_a_simulation_that_nobody_waits_for_runs_no_faster_than_time():
+    with offloaded(TurnEngine) as (engine, device, sockets):
+        with sockets.create_server((HOST, 0)):
+            time.sleep(0.1)
+            began, before = time.monotonic(), device.clock()
+            time.sleep(0.4)
+            ran, passed = device.clock() - before, time.monotonic() - began
+            assert 0.2 * passed < ran < 1.5 * passed + 0.05
+            waiting = sockets.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            waiting.settimeout(0.4)
+            began, before = time.monotonic(), device.clock()
+            with pytest.raises(TimeoutError):
+                waiting.recv(1)
+            assert device.clock() - before > 2 * (time.monotonic() - began), "freely, while somebody waits"
+            waiting.close()
+
+
+def test_a_datagram_longer_than_a_buffer(parts):
+    engine, _, sockets = parts
+    with sockets.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((HOST, 0))
+        with engine.mutex:
+            (there,) = engine.objects.values()
+            there.kept.append((bytes(5000), (HOST, 9)))
+            engine._fill_datagrams(there)
+        one.settimeout(5)
+        data, _, flags, sender = one.recvmsg(8192)
+        assert (len(data), flags, sender) == (4032, socket.MSG_TRUNC, (HOST, 9))
+
+
+@pytest.mark.parametrize("kind", [LoopbackEngine, TurnEngine])
+def test_low_level_calls_beside_sockets(kind):
     """Device.call() of other threads goes on under traffic."""
-    _, device, sockets = parts
+    with offloaded(kind) as (_, device, sockets):
+        low_level_calls(device, sockets)
+
+
+def low_level_calls(device, sockets):
     one, two = connected(sockets)
     stop = threading.Event()
 
@@ -508,6 +544,7 @@ def test_low_level_calls_beside_sockets(parts):
     try:
         for _ in range(50):
             assert device.call(Operation.NOP, "nothing") == 0
+            assert device.registers.read(ENGINE, "alive") == 3
     finally:
         stop.set()
         thread.join(10)
