@@ -34,7 +34,7 @@ def start(*arguments: str) -> Firmware:
             {"family": 2, "prefix_length": 24, "address": packed_ip(OUR_IP), "mac": packed_mac(OUR_MAC)}
         )
         firmware.sqe(Operation.NETIF_CONFIG, 100, inline=block)
-        firmware.command("time 300")
+        firmware.command("time 1100")
         firmware.completions.clear()
         firmware.messages.clear()
     else:

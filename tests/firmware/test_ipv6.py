@@ -201,7 +201,7 @@ def test_advertisements_are_ignored_unless_asked_for(firmware):
 def test_other_cores_learn_from_group_frames_but_do_not_answer():
     """A core that is not to answer: advertisements count, requests to groups do not."""
     firmware = Firmware(("--core", "1", "--cores", "2", "--manager", "1"))
-    configure6(firmware, autoconfigure=1, wait=300)
+    configure6(firmware, autoconfigure=1, wait=1100)
     firmware.command("time 2500")
     firmware.frame(router_advertisement(), answer=False)
     firmware.command("time 2500")

@@ -525,7 +525,7 @@ def test_reassembled_segment_of_another_core_is_not_reset():
     firmware = Firmware(("--core", "0", "--cores", "2"))
     block = NETIF_CONFIG.pack({"family": 2, "prefix_length": 24, "address": 0x0200000A, "mac": 0x010000535402})
     firmware.sqe(Operation.NETIF_CONFIG, 1, inline=block)
-    firmware.command("time 300")
+    firmware.command("time 1100")
     assert firmware.completion().result == -110
     firmware.learn_peer()
     firmware.frames.clear()
