@@ -32,6 +32,11 @@ static uint32_t now_ms(ts_device *device)
     return device->hal.milliseconds(device->hal.context);
 }
 
+static bool is_broken(ts_device *device)
+{
+    return device->hal.broken && device->hal.broken(device->hal.context);
+}
+
 static bool expired(ts_device *device, uint32_t began, uint32_t timeout_ms)
 {
     return timeout_ms != TS_FOREVER && now_ms(device) - began >= timeout_ms;
@@ -222,6 +227,8 @@ int ts_start(ts_device *device, uint32_t seed)
             if (firmware && firmware != TS_ABI_VERSION)
                 return -TS_EPROTO;
         }
+        if (is_broken(device))
+            return -TS_EIO;
         if (expired(device, began, device->timeout_ms))
             return -TS_ETIMEDOUT;
         relax(device);
@@ -338,6 +345,8 @@ static ts_operation **find_pending(ts_device *device, uint64_t user_data)
 int ts_poll(ts_device *device)
 {
     int count = 0;
+    if (is_broken(device))
+        device->failed = true;
     if (device->failed)
         return 0;
     bool nested = device->polling;

@@ -64,6 +64,8 @@ typedef struct ts_hal {
     void (*wait)(void *context, uint32_t milliseconds);
     /* Memory accesses before it are done before register accesses after it, and the other way round; NULL: they always are. */
     void (*barrier)(void *context);
+    /* Whether the way to the engine is broken: what waits ends with -TS_EIO then. NULL: it never is. */
+    bool (*broken)(void *context);
 } ts_hal;
 
 /* Host memory that the device may use, bus addresses. The rings come first, then results and the buffer through which the

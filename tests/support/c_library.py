@@ -26,7 +26,8 @@ from twinstack.proto.export import main as export
 from twinstack_host.link import HostLink
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [*sorted((ROOT / "host" / "c").glob("*.c")), ROOT / "host" / "c" / "examples" / "echo.c"]
+C = ROOT / "host" / "c"
+SOURCES = [*sorted(C.glob("*.c")), C / "examples" / "echo.c"]
 FOREVER = 0xFFFF_FFFF
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wundef", "-Werror"]
 SANITIZE = ["-fsanitize=undefined", "-fno-sanitize-recover=all"]
@@ -42,19 +43,29 @@ def header_folder() -> Path:
 
 def build() -> Path:
     """Compile the library for this machine, with sanitizers."""
-    include = [f"-I{ROOT / 'host' / 'c'}", f"-I{header_folder()}"]
-    sources = [*SOURCES, Path(__file__).with_name("twinstack_sizes.c")]
     sanitize = SANITIZE + (["-fsanitize=address"] if os.environ.get(ADDRESS_SANITIZER) else [])
-    flags = [*WARNINGS, *sanitize, "-g", "-O1", "-fPIC", "-shared", *include]
-    read = [*sources, *(ROOT / "host" / "c").glob("*.h"), header_folder() / "twinstack_abi.h"]
+    sources = [*SOURCES, Path(__file__).with_name("twinstack_sizes.c")]
+    return _compile(sources, [*sanitize, "-fPIC", "-shared"], "libtwinstack", ".so")
+
+
+def build_program() -> Path:
+    """Compile the example for POSIX systems, with all sanitizers."""
+    sources = [*SOURCES, *(C / "posix").glob("*.c"), C / "examples" / "echo_main.c"]
+    return _compile(sources, [*SANITIZE, "-fsanitize=address", f"-I{C / 'posix'}"], "echo", "")
+
+
+def _compile(sources: list[Path], more: list[str], name: str, suffix: str) -> Path:
+    header = header_folder()
+    flags = [*WARNINGS, "-g", "-O1", f"-I{C}", f"-I{header}", *more]
+    read = [*sources, *sorted(C.glob("**/*.h")), header / "twinstack_abi.h"]
     digest = hashlib.sha256(repr(flags).encode() + b"".join(path.read_bytes() for path in read)).hexdigest()[:16]
-    library = ROOT / "build" / "c_library" / f"libtwinstack-{digest}.so"
-    if not library.exists():
-        library.parent.mkdir(parents=True, exist_ok=True)
-        scratch = library.with_suffix(f".{os.getpid()}")
+    product = ROOT / "build" / "c_library" / f"{name}-{digest}{suffix}"
+    if not product.exists():
+        product.parent.mkdir(parents=True, exist_ok=True)
+        scratch = product.with_suffix(f".{os.getpid()}")
         subprocess.run(["gcc", *flags, *map(str, sources), "-o", str(scratch)], check=True, timeout=120)
-        scratch.rename(library)
-    return library
+        scratch.rename(product)
+    return product
 
 
 READ32 = ctypes.CFUNCTYPE(c_uint32, ctypes.c_void_p, c_uint32)
@@ -63,6 +74,7 @@ MEMORY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, c_uint32, ctypes.c_void_p, c_si
 MILLISECONDS = ctypes.CFUNCTYPE(c_uint32, ctypes.c_void_p)
 WAIT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, c_uint32)
 BARRIER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+BROKEN = ctypes.CFUNCTYPE(c_bool, ctypes.c_void_p)
 
 
 class Hal(ctypes.Structure):
@@ -75,6 +87,7 @@ class Hal(ctypes.Structure):
         ("milliseconds", MILLISECONDS),
         ("wait", WAIT),
         ("barrier", BARRIER),
+        ("broken", BROKEN),
     ]
 
 
@@ -270,7 +283,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
     "ts_read_stats": (c_int, [_DEVICE, c_uint, POINTER(Stats)]),
     "ts_set_dispatch": (c_int, [_DEVICE, POINTER(Dispatch)]),
     "ts_get_dispatch": (c_int, [_DEVICE, POINTER(Dispatch)]),
-    "echo_serve": (c_int, [_DEVICE, c_uint]),
+    "echo_serve": (c_int, [_DEVICE, c_uint16, c_uint]),
 }
 
 
@@ -311,6 +324,7 @@ class CDevice:
             MILLISECONDS(self._guard(lambda _: int(link.clock() * 1000) & 0xFFFF_FFFF, 0)),
             WAIT(self._guard(lambda _, milliseconds: link.wait_interrupt(milliseconds / 1000) and None)),
             BARRIER(self._guard(lambda _: None)),
+            BROKEN(lambda _: self.error is not None),
         )
 
     def _guard(self, function, otherwise=None):
@@ -319,7 +333,6 @@ class CDevice:
                 return function(*arguments)
             except BaseException as error:
                 self.error = self.error or error
-                self.device.failed = True  # the call ends
                 return otherwise
 
         return guarded

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from support.c_library import build_program
 from system.rig import LIMIT_CYCLES, STEP_CYCLES, started
 from twinstack_host.server import LinkServer
 
@@ -170,3 +171,32 @@ def test_local_sockets_and_clients_mix(rig, server):
         for client in clients:
             client.stop()
         listener.close()
+
+
+def test_program_in_c(rig, server):
+    """The echo service of the C library's examples, as a process with sanitizers: every byte comes back."""
+    data = rig.random.randbytes(12_000)
+    program = subprocess.Popen(
+        [build_program(), server.path, str(FIRST_PORT + 2), "1"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        connections = []
+
+        def connected() -> bool:
+            """Until it listens, connections are refused."""
+            if not connections or connections[-1].closed:
+                connections.append(rig.peer.connect("192.168.77.1", FIRST_PORT + 2))
+            return connections[-1].connected
+
+        until(rig, server, connected, "its listener")
+        connection, got = connections[-1], bytearray()
+        connection.send_all(data)
+        until(rig, server, lambda: got.extend(connection.recv()) or len(got) == len(data), "the echo")
+        assert got == data
+        connection.close()
+        until(rig, server, lambda: program.poll() is not None, "its end")
+        assert (program.returncode, program.stderr.read()) == (0, "")
+    finally:
+        program.kill()
+        program.wait()
+        program.stderr.close()

@@ -1,17 +1,17 @@
-/* An echo service on TCP port 7, for a program that has started its device and configured a network port. */
+/* An echo service, for a program that has started its device and configured a network port. */
 #include "twinstack.h"
 #include "twinstack_abi.h"
 
 #define CONNECTIONS 8
 
-/* Serve one connection after the other, `connections` of them; returns 0 or the error that ended it. */
-int echo_serve(ts_device *device, unsigned connections);
+/* Serve one connection after the other at TCP `port`, `connections` of them; returns 0 or the error that ended it. */
+int echo_serve(ts_device *device, uint16_t port, unsigned connections);
 
-int echo_serve(ts_device *device, unsigned connections)
+int echo_serve(ts_device *device, uint16_t port, unsigned connections)
 {
     ts_listener listener;
     uint32_t queue[CONNECTIONS];
-    ts_address any = ts_ipv4(0, 0, 0, 0, 7);
+    ts_address any = ts_ipv4(0, 0, 0, 0, port);
     int error = ts_listen(device, &listener, &any, CONNECTIONS, 0, queue, CONNECTIONS);
     if (error)
         return error;

@@ -336,7 +336,7 @@ def test_example_echo(device, library, engine):
         return plain(timeout)
 
     engine.begin, engine.wait_interrupt = peer, script
-    assert library.echo_serve(ctypes.byref(device.device), 1) == 0
+    assert library.echo_serve(ctypes.byref(device.device), 7, 1) == 0
     assert device.error is None and not engine.handles and answered == b"data of a peer"
 
 

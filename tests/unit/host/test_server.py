@@ -7,11 +7,13 @@ import errno
 import os
 import random
 import socket
+import subprocess
 import threading
 import time
 
 import pytest
 
+from support.c_library import build_program
 from support.fake_sockets import FakeSockets
 from support.rtl import seed
 from twinstack.proto import abi
@@ -588,6 +590,61 @@ def test_several_threads_share_a_link(bench):
         for thread in threads:
             thread.join(HANG_SECONDS)
     assert not failures, failures
+
+
+@pytest.mark.parametrize("end", ["well", "death"])
+def test_program_in_c(bench, end):
+    """The echo service as a process: it serves a connection; if the server dies it ends with an error and does not hang."""
+    answered = bytearray()
+    begin = bench.engine.begin
+
+    def peer(entry):
+        if entry["operation"] == Operation.SEND:
+            answered.extend(bench.engine.read(entry["buffer"], entry["length"]))
+            return entry["length"]
+        if entry["operation"] == Operation.RECV and answered:
+            return 0 if end == "well" else None
+        return begin(entry)
+
+    bench.engine.begin = peer
+    program = subprocess.Popen([build_program(), bench.path, "7", "1"], stderr=subprocess.PIPE, text=True)
+    try:
+        bench.until(lambda: bench.engine.waiting, "its accept")
+        with bench.lock:
+            handle = bench.engine.arrive(next(handle for handle in bench.engine.handles if handle >> 28 == 7))
+            bench.engine.handles[handle] += b"data of a peer"
+            bench.engine.flush()
+        bench.until(lambda: bytes(answered) == b"data of a peer", "the echo")
+        if end == "death":
+            bench.until(lambda: bench.engine.waiting, "its next receive")
+            with bench.lock:
+                bench.server.close()
+        _, text = program.communicate(timeout=HANG_SECONDS)
+    finally:
+        program.kill()
+        program.wait()
+        bench.engine.begin = begin
+    assert (program.returncode, text) == ((0, "") if end == "well" else (1, "echo: error 5\n"))
+    if end == "well":
+        bench.until(lambda: not bench.engine.handles and bench.server.clients == 0, "it leaves nothing")
+    else:
+        bench.error = None
+
+
+def test_program_in_c_that_is_refused(bench, tmp_path):
+    program = build_program()
+    for arguments, code, text in (
+        ([], 2, "usage"),
+        ([tmp_path / "nothing", "7", "1"], 1, "error 19"),
+        (["x" * 200, "7", "1"], 1, "error 22"),
+    ):
+        done = subprocess.run([program, *arguments], stderr=subprocess.PIPE, text=True, timeout=HANG_SECONDS)
+        assert done.returncode == code and text in done.stderr
+    links = [bench.link() for _ in range(PLACES)]
+    done = subprocess.run([program, bench.path, "7", "1"], stderr=subprocess.PIPE, text=True, timeout=HANG_SECONDS)
+    assert done.returncode == 1 and "error 16" in done.stderr
+    for link in links:
+        link.close()
 
 
 class Raw:
