@@ -181,13 +181,21 @@ static int parse(const uint32_t *sqe, ip_addr_t *address, uint16_t *port, bool *
         (*spread && *port == 0u)) {
         return -E_INVAL;
     }
-    if (*spread && *port == PORT_DHCP) {
-        return -E_ADDRINUSE; /* the manager may need it, and all cores must agree */
-    }
     if (any6 && !only) {
         IP_SET_TYPE(address, IPADDR_TYPE_ANY);
     }
     return 0;
+}
+
+/* The manager's DHCP client gets its answers by a rule, which comes after the port table. About spread sockets all cores
+ * must agree. */
+static bool is_reserved(const struct stack *stack, uint16_t port, bool spread)
+{
+    bool wanted = spread;
+    for (uint32_t i = 0; i < stack->ports; i++) {
+        wanted = wanted || stack->dhcp[i];
+    }
+    return wanted && port == PORT_DHCP;
 }
 
 void udp_open(struct service *service, struct op *op, const uint32_t *sqe)
@@ -198,7 +206,7 @@ void udp_open(struct service *service, struct op *op, const uint32_t *sqe)
     bool spread = false;
     int error = parse(sqe, &address, &port, &spread);
     struct datagram *socket = error == 0 ? find_free(service, spread) : NULL;
-    if (error == 0 && spread && is_spread_port(service, port)) {
+    if (error == 0 && ((spread && is_spread_port(service, port)) || is_reserved(stack, port, spread))) {
         error = -E_ADDRINUSE;
     } else if (error == 0 && socket == NULL) {
         error = -E_NFILE;

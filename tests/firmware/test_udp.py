@@ -26,7 +26,7 @@ from firmware.udp_bench import (
     set_option,
     taken,
 )
-from twinstack.proto.queues import SOCKET_ADDRESS, Handle, Operation, SocketOption
+from twinstack.proto.queues import NETIF_CONFIG, SOCKET_ADDRESS, Handle, Operation, SocketOption
 
 POOLS = (
     "rx_large",
@@ -131,6 +131,17 @@ def test_open_refuses(firmware):
     for field in ("handle", "buffer", "length", "flags"):
         fields = {field: 1, "inline": socket_address("0.0.0.0", 99)}
         assert firmware.call(Operation.UDP_OPEN, **fields) == -22
+
+
+def test_port_of_the_dhcp_client(firmware):
+    assert close(firmware, open_socket(firmware, 68)) == 0
+    block = NETIF_CONFIG.pack({"family": 2, "dhcp": 1})
+    assert firmware.call(Operation.NETIF_CONFIG, operation_flags=1, inline=block) == 0
+    assert open_socket(firmware, 68) == -98
+    block = NETIF_CONFIG.pack({"family": 2})
+    assert firmware.call(Operation.NETIF_CONFIG, operation_flags=1, inline=block) == 0
+    firmware.command("time 10")
+    assert open_socket(firmware, 68) > 0
 
 
 def test_a_tcp_port_is_no_udp_port(firmware):
