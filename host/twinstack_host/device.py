@@ -183,6 +183,7 @@ class Device:
         EngineError
             If a core does not report within :attr:`timeout`.
         """
+        self.close()
         if self.link.is_shared:
             self.attach()
             return
@@ -236,7 +237,7 @@ class Device:
         """Empty rings, and the queue enabled; it must be disabled."""
         registers = self.registers
         self._sq_tail = self._cq_head = 0
-        self._pending.clear()
+        self._end_all()  # nothing of it completes any more
         self.link.write(self._sq_base, bytes(self.pool.base - self._sq_base))
         registers.write(QUEUE, "sq_base", self._sq_base)
         registers.write(QUEUE, "cq_base", self._cq_base)
@@ -386,15 +387,22 @@ class Device:
         A connect that may have gone to another core ends as well.
         """
         with self.lock:
-            for user_data, pending in list(self._pending.items()):
-                balanced = pending.operation in (Operation.TCP_CONNECT, Operation.UDP_OPEN)
-                if balanced or (pending.handle and pending.handle >> 28 & 7 == core):
-                    del self._pending[user_data]
-                    pending.done, pending.result = True, -errno.ECONNRESET
-                    if pending.on_done is not None:
-                        pending.on_done(pending.result)
+            self._end_all(
+                lambda pending: (
+                    pending.operation in (Operation.TCP_CONNECT, Operation.UDP_OPEN)
+                    or (pending.handle != 0 and pending.handle >> 28 & 7 == core)
+                )
+            )
             if self.follow_up is not None:
                 self.follow_up()
+
+    def _end_all(self, which: Callable[[Pending], bool] = lambda pending: True) -> None:
+        for user_data, pending in list(self._pending.items()):
+            if which(pending):
+                del self._pending[user_data]
+                pending.done, pending.result = True, -errno.ECONNRESET
+                if pending.on_done is not None:
+                    pending.on_done(pending.result)
 
     def wait(self, pending: Pending, timeout: float | None = None) -> int:
         """Result of ``pending`` once it is done.

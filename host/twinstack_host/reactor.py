@@ -102,8 +102,9 @@ class Reactor:
         """End the thread; all sockets fail with ENODEV. The device can be used without sockets afterwards."""
         self._stopping = True
         self._wake.set()
-        with contextlib.suppress(OSError, RuntimeError):  # its completion ends the sleep
-            self.device.submit(Operation.NOP)
+        if self.device.link.work_slice is None and self.failure is None:
+            with contextlib.suppress(OSError, RuntimeError):  # its completion ends the sleep
+                self.device.submit(Operation.NOP)
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._end(OSError(errno.ENODEV, "the device was closed"))

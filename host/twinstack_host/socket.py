@@ -75,7 +75,7 @@ class SocketModule:
             raise OSError(errno.ENODEV, "no engine: call twinstack_host.socket.attach(device) first")
         return Reactor.of(self.device)
 
-    def close(self, timeout: float = 10.0) -> None:
+    def stop(self, timeout: float = 10.0) -> None:
         """Wait until closed sockets have sent what they had, at most ``timeout`` seconds, and end the device's thread."""
         if self.device is None or self.device.reactor is None:
             return
@@ -90,7 +90,7 @@ class SocketModule:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.stop()
 
     @contextlib.contextmanager
     def replace_in(self, *modules: ModuleType) -> Iterator[None]:
@@ -315,7 +315,7 @@ SocketType = socket
 
 
 def attach(device: Device | None) -> None:
-    """Name the device of this module's sockets; ``None`` ends that, as :meth:`SocketModule.close` does before."""
+    """Name the device of this module's sockets; ``None`` ends that, after :meth:`SocketModule.stop`."""
     _default.device = device
 
 
@@ -329,7 +329,7 @@ getfqdn = _default.getfqdn
 getnameinfo = _default.getnameinfo
 getdefaulttimeout = _default.getdefaulttimeout
 setdefaulttimeout = _default.setdefaulttimeout
-close = _default.close
+stop = _default.stop
 replace_in = _default.replace_in
 
 

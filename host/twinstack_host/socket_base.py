@@ -40,12 +40,12 @@ class SocketBase:
     """What a socket has before it sends anything: life, time-outs, addresses, options."""
 
     module: SocketModule
+    _closed = True  # until it is whole
 
     def __init__(
         self, family: int = std.AF_INET, type: int = std.SOCK_STREAM, proto: int = 0, fileno: int | None = None
     ) -> None:
         family, kind = (std.AF_INET if family == -1 else family), (std.SOCK_STREAM if type == -1 else type)
-        self._closed = True  # until it is whole
         self._io_refs = 0
         if fileno is not None:
             other = self.module.detached.pop(fileno, None)
@@ -188,6 +188,10 @@ class SocketBase:
 
     def get_inheritable(self) -> bool:
         return False
+
+    def set_inheritable(self, inheritable: bool) -> None:
+        if inheritable:  # another process could do nothing with the descriptor
+            raise os_error(errno.EOPNOTSUPP)
 
     def _until(self, ready: Callable[[], object], flags: int = 0, deadline: float | None = None) -> None:
         """Wait until ``ready()``, as the socket's time-out says; with the lock held."""

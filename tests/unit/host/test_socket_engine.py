@@ -7,6 +7,8 @@ import gc
 import select
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -52,6 +54,32 @@ def test_no_device():
     with pytest.raises(OSError, match="attach") as caught:
         offloaded_socket.socket()
     assert caught.value.errno == errno.ENODEV
+
+
+def test_import_without_hardware_tools():
+    """The library needs the standard library only."""
+    names = "amaranth", "luna_soc", "amaranth_soc", "scapy", "aiohttp", "twinstack_sim"
+    code = f"import sys; sys.modules.update(dict.fromkeys({names!r})); import twinstack_host.socket, twinstack_host.aio"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_starting_again_ends_the_sockets_of_before(parts):
+    engine, device, sockets = parts
+    one, two = connected(sockets)
+    one.settimeout(None)
+    threads, errors = blocked(lambda: one.recv(1))
+    engine.objects.clear()
+    device.start(seed=2)
+    threads[0].join(5)
+    assert isinstance(errors[0], OSError)
+    one.close()
+    two.close()
+    with (
+        sockets.create_server((HOST, 0)) as server,
+        sockets.create_connection(server.getsockname(), timeout=5) as again,
+    ):
+        server.accept()[0].close()
+        assert again.recv(1) == b""
 
 
 def test_attached_device_is_the_default(parts):
