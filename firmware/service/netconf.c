@@ -293,11 +293,15 @@ static void take_part(struct service *service, uint32_t sender, const uint32_t w
     memcpy(service->netconf.incoming + PART_WORDS * part, words + 1, 4u * PART_WORDS);
     if (++service->netconf.incoming_parts == PARTS) {
         struct port_config config = {0};
-        unpack(service->netconf.incoming, &config);
-        service->netconf.number[port] = (uint8_t)number;
-        set_config(service, port, &config);
-        uint32_t answer[4] = {HEADER(KIND_ACK, port, number), 0, 0, 0};
+        uint32_t present[NETCONF_WORDS], answer[4] = {HEADER(KIND_ACK, port, number), 0, 0, 0};
         message_send(&service->stack->message, sender, answer); /* if it is lost, all comes once more */
+        pack(present, &service->netconf.config[port]);
+        service->netconf.number[port] = (uint8_t)number;
+        if (!service->netconf.configured[port] ||
+            memcmp(present, service->netconf.incoming, sizeof(present)) != 0) { /* no repetition */
+            unpack(service->netconf.incoming, &config);
+            set_config(service, port, &config); /* before this core looks at anything else */
+        }
     }
 }
 
