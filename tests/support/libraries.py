@@ -50,7 +50,7 @@ class Library(Protocol):
 
     def start(self, link: HostLink, image: bytes, seed: int) -> None: ...
     def poll(self) -> None: ...
-    def configure(self, port: int, address: str, prefix_length: int, mac: str) -> None: ...
+    def configure(self, port: int, address: str, prefix_length: int, mac: str, dns: str = "0.0.0.0") -> None: ...
     def configure6(self, port: int, address: str) -> None: ...
     def status(self, port: int) -> dict[str, Any]: ...
     def stats(self, core: int) -> dict[str, int]: ...
@@ -130,10 +130,10 @@ class PythonLibrary:
         octets = values["address"].to_bytes(16, "little")
         return printable(values["family"], values["scope"], octets), values["port"]
 
-    def configure(self, port: int, address: str, prefix_length: int, mac: str) -> None:
-        octets = int.from_bytes(ipaddress.IPv4Address(address).packed, "little")
+    def configure(self, port: int, address: str, prefix_length: int, mac: str, dns: str = "0.0.0.0") -> None:
+        octets, server = (int.from_bytes(ipaddress.IPv4Address(text).packed, "little") for text in (address, dns))
         hardware = int.from_bytes(bytes.fromhex(mac.replace(":", "")), "little")
-        values = {"family": AF_INET, "prefix_length": prefix_length, "address": octets, "mac": hardware}
+        values = {"family": AF_INET, "prefix_length": prefix_length, "address": octets, "mac": hardware, "dns0": server}
         self._call(Operation.NETIF_CONFIG, operation_flags=port, inline=NETIF_CONFIG.pack(values))
 
     def configure6(self, port: int, address: str) -> None:
@@ -311,9 +311,10 @@ class CLibrary:
     def unexpected(self) -> int:
         return int(self.device.device.unexpected)
 
-    def configure(self, port: int, address: str, prefix_length: int, mac: str) -> None:
+    def configure(self, port: int, address: str, prefix_length: int, mac: str, dns: str = "0.0.0.0") -> None:
         config = c.Ipv4Config(prefix_length=prefix_length)
         config.address[:] = ipaddress.IPv4Address(address).packed
+        config.dns[0][:] = ipaddress.IPv4Address(dns).packed
         config.mac[:] = bytes.fromhex(mac.replace(":", ""))
         self._call("configure", port, config)
 

@@ -125,6 +125,14 @@ def test_connect_echo_names(bench):
     bench.library.close(handle)
 
 
+def test_connect_from_a_port_of_ones_choice(bench):
+    handle = bench.library.connect((PEER, ECHO), local=(ENGINE, 5001))
+    assert bench.library.local(handle) == (ENGINE, 5001)
+    assert error(bench.library.connect, (PEER, ECHO), local=(ENGINE, 5001)) == errno.EADDRINUSE
+    assert error(bench.library.connect, (PEER, ECHO), local=("10.1.1.1", 5002)) == errno.EADDRNOTAVAIL
+    bench.library.abort(handle)
+
+
 @pytest.mark.parametrize(
     "address, expected",
     [
