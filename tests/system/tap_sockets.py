@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import random
 import selectors
 import socket
 import struct
+import threading
 import time
+
+from scapy.layers.dns import DNS, DNSQR, DNSRR
 
 from system.tap_rig import ENGINE, ENGINE6, LINUX, LINUX6, PATIENCE, Tap, beside, main
 from twinstack_host import aio
+from twinstack_sim.session import PREFIX_LENGTH
 
 DATA = random.Random(77).randbytes(20_000)
 PORT = 7100
@@ -217,6 +222,44 @@ def scenario_ipv6(tap: Tap) -> None:
         assert data == b"datagram" and sender[0] == ENGINE6
         linux.sendto(b"back", sender)
         assert one.recvfrom(100) == (b"back", linux.getsockname())
+
+
+def scenario_names(tap: Tap) -> None:
+    """A DNS server at the kernel's end: getaddrinfo(), create_connection() by name, a name that does not exist."""
+    tap.device.configure(0, ENGINE, PREFIX_LENGTH, dns=[LINUX])
+    stop = threading.Event()
+
+    def answer(query: DNS) -> DNS:
+        question = query[DNSQR]
+        known = question.qname.lower() == b"linux.example."
+        records = {1: LINUX, 28: LINUX6}
+        data = records.get(question.qtype) if known else None
+        record = DNSRR(rrname=question.qname, type=question.qtype, ttl=60, rdata=data) if data else None
+        return DNS(id=query.id, qr=1, rd=1, ra=1, rcode=0 if known else 3, qd=question, an=record)
+
+    def serve() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                data, client = resolver.recvfrom(1000)
+                resolver.sendto(bytes(answer(DNS(data))), client)
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as resolver, socket.create_server((LINUX, PORT)) as server:
+        resolver.bind((LINUX, 53))
+        resolver.settimeout(0.2)
+        with beside(serve):
+            try:
+                found = {one[4][0] for one in tap.sockets.getaddrinfo("linux.example", PORT, type=socket.SOCK_STREAM)}
+                assert found == {LINUX, LINUX6}
+                assert tap.sockets.gethostbyname("LINUX.example") == LINUX
+                with tap.sockets.create_connection(("linux.example", PORT), PATIENCE) as one, server.accept()[0]:
+                    assert one.getpeername() == (LINUX, PORT)
+                try:
+                    tap.sockets.create_connection(("nobody.example", PORT), PATIENCE)
+                    raise AssertionError("there is no such name")
+                except socket.gaierror as error:
+                    assert error.errno == socket.EAI_NONAME
+            finally:
+                stop.set()
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
