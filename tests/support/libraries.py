@@ -64,8 +64,12 @@ class Library(Protocol):
     def close(self, handle: int) -> None: ...
     def abort(self, handle: int) -> None: ...
     def udp_open(self, address: Address, flags: int = 0) -> int: ...
-    def sendto(self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT) -> int: ...
-    def recvfrom(self, handle: int, length: int, timeout: float = TIMEOUT) -> tuple[bytes, Address, int]: ...
+    def sendto(
+        self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT, core: int = 0
+    ) -> int: ...
+    def recvfrom(
+        self, handle: int, length: int, timeout: float = TIMEOUT, core: int = 0
+    ) -> tuple[bytes, Address, int]: ...
     def set_option(self, handle: int, option: int, value: int) -> None: ...
     def set_address_option(self, handle: int, option: int, address: Address | None) -> None: ...
     def get_option(self, handle: int, option: int) -> int: ...
@@ -210,17 +214,17 @@ class PythonLibrary:
     def udp_open(self, address: Address, flags: int = 0) -> int:
         return self._call(Operation.UDP_OPEN, operation_flags=flags, inline=self._address(address))
 
-    def sendto(self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT) -> int:
+    def sendto(self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT, core: int = 0) -> int:
         with self._block(data) as block:
-            fields = {"handle": handle, "buffer": block, "length": len(data)}
+            fields = {"handle": handle, "buffer": block, "length": len(data), "operation_flags": core << 8}
             if address is None:
                 return self._call(Operation.SEND, timeout, **fields)
             return self._call(Operation.SENDTO, timeout, inline=self._address(address), **fields)
 
-    def recvfrom(self, handle: int, length: int, timeout: float = TIMEOUT) -> tuple[bytes, Address, int]:
+    def recvfrom(self, handle: int, length: int, timeout: float = TIMEOUT, core: int = 0) -> tuple[bytes, Address, int]:
         with self._block() as block, self._block() as where:
-            inline = where.to_bytes(8, "little")
-            taken = self._call(Operation.RECVFROM, timeout, handle=handle, buffer=block, length=length, inline=inline)
+            fields = {"handle": handle, "buffer": block, "length": length, "operation_flags": core << 8}
+            taken = self._call(Operation.RECVFROM, timeout, inline=where.to_bytes(8, "little"), **fields)
             values = SOCKET_ADDRESS.unpack(self.device.link.read(where, SOCKET_ADDRESS.size_bytes))
             return self.device.link.read(block, taken), self._from(values), values["extra"]
 
@@ -375,13 +379,13 @@ class CLibrary:
     def udp_open(self, address: Address, flags: int = 0) -> int:
         return self._call("udp_open", self._address(address), flags)
 
-    def sendto(self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT) -> int:
+    def sendto(self, handle: int, data: bytes, address: Address | None, timeout: float = TIMEOUT, core: int = 0) -> int:
         remote = None if address is None else self._address(address)
-        return self._call("sendto", handle, data, len(data), remote, 0, self._ms(timeout))
+        return self._call("sendto", handle, data, len(data), remote, core, self._ms(timeout))
 
-    def recvfrom(self, handle: int, length: int, timeout: float = TIMEOUT) -> tuple[bytes, Address, int]:
+    def recvfrom(self, handle: int, length: int, timeout: float = TIMEOUT, core: int = 0) -> tuple[bytes, Address, int]:
         room, remote, whole = ctypes.create_string_buffer(max(1, length)), c.Address(), ctypes.c_uint32()
-        taken = self._call("recvfrom", handle, room, length, remote, whole, 0, self._ms(timeout))
+        taken = self._call("recvfrom", handle, room, length, remote, whole, core, self._ms(timeout))
         return room.raw[:taken], self._from(remote), whole.value
 
     def set_option(self, handle: int, option: int, value: int) -> None:

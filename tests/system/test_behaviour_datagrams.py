@@ -8,8 +8,8 @@ import pytest
 
 from support.libraries import LIBRARIES
 from system.behaviour import CLOSED, ENGINE, ENGINE6, PEER, PEER6, driven_by, error
-from system.rig import LIMIT_CYCLES
-from twinstack.proto.queues import SocketOption
+from system.rig import CONFIG, LIMIT_CYCLES
+from twinstack.proto.queues import ALL_CORES, SocketOption, UdpFlag
 
 PORT = 7700
 STATION = 9700
@@ -133,6 +133,32 @@ def test_groups(bench, station, handle):
     bench.library.set_address_option(handle, SocketOption.LEAVE_GROUP, (group, 0))
     assert error(bench.library.set_address_option, handle, SocketOption.LEAVE_GROUP, (group, 0)) == errno.EADDRNOTAVAIL
     assert error(bench.library.set_address_option, handle, SocketOption.JOIN_GROUP, (PEER, 0)) == errno.EADDRNOTAVAIL
+
+
+def test_spread_socket_lives_on_all_cores(bench, station):
+    """Each datagram comes to the core that its hash names; the host asks and sends on either."""
+    handle = bench.library.udp_open(("0.0.0.0", PORT + 4), UdpFlag.SPREAD)
+    assert handle >> 28 & 7 == ALL_CORES
+    others = [bench.peer.udp(STATION + 10 + number) for number in range(8)]
+    for number, one in enumerate(others):
+        one.send_to(bytes([number]), ENGINE, PORT + 4)
+    came = {}
+    for core in range(CONFIG.cores):
+        try:
+            while True:
+                data, (_, port), _ = bench.library.recvfrom(handle, 10, timeout=0.3, core=core)
+                came[data[0]] = (core, port)
+        except OSError as over:
+            assert over.errno == errno.ETIMEDOUT
+    assert sorted(came) == list(range(8)) and len({core for core, _ in came.values()}) == CONFIG.cores
+    assert all(port == STATION + 10 + number for number, (_, port) in came.items())
+    for core in range(CONFIG.cores):
+        assert bench.library.sendto(handle, b"core %d" % core, (PEER, STATION), core=core) == 6
+        assert arrived(bench, station).data == b"core %d" % core
+    assert error(bench.library.recvfrom, handle, 10, core=CONFIG.cores) == errno.EINVAL
+    for one in others:
+        one.close()
+    bench.library.close(handle)
 
 
 def test_unreachable_network(bench, handle):

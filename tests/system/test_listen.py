@@ -1,16 +1,23 @@
 """Two programs on one simulated engine, each with its own connections; one is killed in mid-transfer."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from support.c_library import build_program
+from support.rtl import seed
 from system.rig import LIMIT_CYCLES, STEP_CYCLES, started
+from twinstack_host import cli
+from twinstack_host.device import Device
 from twinstack_host.server import LinkServer
+from twinstack_host.socket_link import SocketLink
+from twinstack_host.sockets import Socket
 
 SLICE = 1 << 17
 PEER_PORT = 9400
@@ -171,6 +178,36 @@ def test_local_sockets_and_clients_mix(rig, server):
         for client in clients:
             client.stop()
         listener.close()
+
+
+def test_sim_listen(tmp_path):
+    """``twinstack sim --listen``: a program connects to the peer's echo service, another shows the dispatcher; an orderly end."""
+    path = tmp_path / "engine"
+    command = [sys.executable, "-c", "from twinstack_host.cli import main; raise SystemExit(main())", "sim"]
+    engine = subprocess.Popen(
+        [*command, "--listen", str(path), "--seed", str(seed())], stdout=subprocess.PIPE, text=True
+    )
+    guard = threading.Timer(10 * WALL_SECONDS, engine.kill)  # the model may have to be built
+    guard.start()
+    try:
+        assert any(line.startswith("The engine is served at") for line in engine.stdout)
+        with SocketLink(path) as link:
+            device = Device(link)
+            device.attach()
+            with Socket.connect(device, ("192.168.77.2", 7), timeout=1.0) as connection:
+                connection.sendall(b"from another process")
+                got = b""
+                while len(got) < 20:
+                    got += connection.recv(100)
+                assert got == b"from another process"
+        assert cli.main(["dispatch", "--connect", str(path), "--rule", "tcp dport=7 -> core 1"]) == 0
+        engine.send_signal(signal.SIGINT)
+        rest, _ = engine.communicate(timeout=WALL_SECONDS)
+        assert engine.returncode == 0 and "cycles" in rest and not path.exists()
+    finally:
+        guard.cancel()
+        engine.kill()
+        engine.wait()
 
 
 def test_program_in_c(rig, server):
