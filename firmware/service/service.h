@@ -141,6 +141,7 @@ struct udp {
     struct kept entries[UDP_KEPT], *free_entries;
     struct piece *pieces, *last_piece; /* datagrams in TX buffers that lwIP has not got, oldest first */
     struct group groups[TS_CONFIG_PORTS][UDP_GROUPS];
+    uint32_t open;                   /* sockets */
     uint32_t tx_buffers;             /* in use */
     uint32_t kept_large, kept_small; /* buffers of kept datagrams */
     struct kept *excess;             /* one that may stay for a moment only, or NULL */

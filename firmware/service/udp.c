@@ -243,6 +243,7 @@ void udp_open(struct service *service, struct op *op, const uint32_t *sqe)
         return;
     }
     socket->used = true;
+    service->udp.open++;
     service->open++;
     socket_set_load(service);
     op_finish(service, op, (int32_t)udp_handle(socket));
@@ -256,6 +257,7 @@ static void close_socket(struct service *service, struct datagram *socket)
     udp_remove(socket->pcb);
     socket->pcb = NULL;
     socket->used = false;
+    service->udp.open--;
     service->open--;
     socket_set_load(service);
 }

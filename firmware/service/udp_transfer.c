@@ -570,7 +570,7 @@ void udp_pump(struct service *service)
     if (service->udp.excess != NULL && time_ms() - service->udp.excess_since >= EXCESS_MS) {
         drop_excess(&service->udp);
     }
-    for (uint32_t i = 0; i < UDP_SOCKETS + UDP_SPREAD; i++) {
+    for (uint32_t i = 0; i < UDP_SOCKETS + UDP_SPREAD && service->udp.open != 0u; i++) {
         struct datagram *socket = &service->udp.sockets[i];
         if (socket->pcb != NULL && socket->attention) {
             socket->attention = false;
