@@ -88,12 +88,12 @@ class Endpoint:
                 self.reactor.members.discard(self)
             self.update()
 
-    def close(self, *, abort: bool = False) -> None:
-        """Begin to close; goes on in background."""
+    def close(self, *, abort: bool = False, patience: float | None = None) -> None:
+        """Begin to close; it goes on in background, for ``patience`` seconds at most."""
         with self.lock:
             self.closing = True
             self.aborting |= abort
-            self._close_by = time.monotonic() + CLOSE_S
+            self._close_by = time.monotonic() + (CLOSE_S if patience is None else patience)
             if self.readiness is not None:
                 self.readiness.close()
                 self.readiness = None

@@ -22,7 +22,7 @@ MULTICAST = {
 
 @dataclass(frozen=True)
 class Option:
-    """What a number may be, and what it is before anybody sets it."""
+    """What a number may be, and what an unconnected socket says before anybody sets it."""
 
     code: SocketOption
     low: int

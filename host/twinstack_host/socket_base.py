@@ -28,6 +28,8 @@ Self = TypeVar("Self", bound="SocketBase")
 
 FIRST_PORT, LAST_PORT = 49152, 65535  # RFC 6335 clause 6: dynamic ports
 LINGER = struct.Struct("ii")
+KNOWN_DEFAULTS = {SocketOption.NODELAY: 1}
+"""Setting these to what they are costs no operation: asyncio does it with every connection."""
 KNOWN_FLAGS = std.MSG_DONTWAIT | std.MSG_PEEK | std.MSG_WAITALL | std.MSG_TRUNC | std.MSG_NOSIGNAL
 
 
@@ -128,14 +130,15 @@ class SocketBase:
         end = self._end
         on, seconds = self._linger
         if isinstance(end, Stream) and on and not end.closing:
-            if seconds:
+            if seconds and self._timeout != 0:
                 with self._lock:
                     end.shut(read=False, write=True)
                 self._reactor.kick()
-                if self._timeout != 0:
-                    with self._lock, self._reactor.waiting():
-                        end.changed.wait_for(lambda: end.finished or end.dead, seconds)
-            end.close(abort=not end.finished)
+                with self._lock, self._reactor.waiting():
+                    end.changed.wait_for(lambda: end.finished or end.dead, seconds)
+                end.close(abort=not end.finished)
+            else:
+                end.close(abort=not seconds, patience=seconds)
         elif not end.closing:
             end.close()
 
@@ -313,6 +316,8 @@ class SocketBase:
 
     def _option(self, level: int, name: int) -> Option:
         option = NUMBERS.get((level, name))
+        if level == std.IPPROTO_IPV6 and self.family != std.AF_INET6:
+            option = None
         if option is None or not (option.stream if self.type == std.SOCK_STREAM else option.datagram):
             raise os_error(errno.ENOPROTOOPT)
         return option
@@ -340,7 +345,7 @@ class SocketBase:
         else:
             option = self._option(level, name)
             number = number_of(option, value)
-            if self._end.handle and self._options.get(option.code, option.default) != number:
+            if self._end.handle and self._options.get(option.code, KNOWN_DEFAULTS.get(option.code)) != number:
                 self._set_engine(self._end.handle, option.code, bytes_of(number))
             with self._lock:
                 self._options[option.code] = number
@@ -370,8 +375,12 @@ class SocketBase:
         else:
             option = self._option(level, name)
             value = self._options.get(option.code, option.default)
-            if self._end.handle and option.code in (SocketOption.RCVBUF, SocketOption.SNDBUF, SocketOption.TTL):
-                value = self._reactor.call(
-                    Operation.GETSOCKOPT, "get an option", handle=self._end.handle, operation_flags=int(option.code)
-                )
+            if self._end.handle:
+                try:
+                    value = self._reactor.call(
+                        Operation.GETSOCKOPT, "get an option", handle=self._end.handle, operation_flags=int(option.code)
+                    )
+                except OSError as error:
+                    if error.errno not in (errno.ENOPROTOOPT, errno.EOPNOTSUPP):  # what can be set, but not read
+                        raise
         return value.to_bytes(4, "little", signed=True)[:length] if length else value

@@ -12,7 +12,7 @@ from twinstack.proto.queues import ListenFlag, Operation, SocketOption
 
 from .address import in_family
 from .datagrams import Datagrams
-from .socket_base import FIRST_PORT, LAST_PORT, SocketBase, os_error
+from .socket_base import FIRST_PORT, KNOWN_DEFAULTS, LAST_PORT, SocketBase, os_error
 from .streams import ListeningEnd, Stream
 
 Data = bytes | bytearray | memoryview
@@ -134,9 +134,7 @@ class Socket(SocketBase):
                 return errno.ENOBUFS
             else:
                 end.options = {
-                    option: value
-                    for option, value in self._options.items()
-                    if (option, value) != (SocketOption.NODELAY, 1)
+                    option: value for option, value in self._options.items() if KNOWN_DEFAULTS.get(option) != value
                 }
                 end.connect(packed, port)
         self._reactor.kick()

@@ -295,11 +295,11 @@ class Stream(Endpoint):
     def _busy(self) -> bool:
         return bool(self._outgoing or self._sending) and not self.dead
 
-    def close(self, *, abort: bool = False) -> None:
+    def close(self, *, abort: bool = False, patience: float | None = None) -> None:
         """As a kernel: what was not read makes it a reset (RFC 2525 2.17)."""
         with self.lock:
             unread = bool(self.received) and not self.read_shut
-        super().close(abort=abort or unread)
+        super().close(abort=abort or unread, patience=patience)
 
 
 class ListeningEnd(Endpoint):
@@ -361,10 +361,10 @@ class ListeningEnd(Endpoint):
                 self.error, self.dead = -result, True
             self.update()
 
-    def close(self, *, abort: bool = False) -> None:
+    def close(self, *, abort: bool = False, patience: float | None = None) -> None:
         with self.lock:
             left = list(self.waiting)
             self.waiting.clear()
-        super().close(abort=abort)
+        super().close(abort=abort, patience=patience)
         for stream in left:
             stream.close(abort=True)

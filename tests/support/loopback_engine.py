@@ -26,6 +26,12 @@ LOCAL = ("127.0.0.1", "192.168.77.1", "::1")
 SILENT = "192.168.77.99"
 SEND_BUFFER, WINDOW = 8 * 1460, 2 * 1460
 KEPT_DATAGRAMS = 4
+DEFAULTS = {
+    SocketOption.NODELAY: 1,
+    SocketOption.RCVBUF: WINDOW,
+    SocketOption.SNDBUF: SEND_BUFFER,
+    SocketOption.TTL: 255,
+}
 
 
 def at(block, name: str, instance: int = 0) -> int:
@@ -395,7 +401,11 @@ class LoopbackEngine(HostLink):
 
     def do_getsockopt(self, entry):
         one = self.objects.get(entry["handle"])
-        return -errno.EBADF if one is None else one.options.get(entry["operation_flags"], 4096)
+        return (
+            -errno.EBADF
+            if one is None
+            else one.options.get(entry["operation_flags"], DEFAULTS.get(entry["operation_flags"], 0))
+        )
 
     def do_udp_open(self, entry):
         host, port = self._address(entry)

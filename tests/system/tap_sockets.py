@@ -160,6 +160,11 @@ def scenario_options(tap: Tap) -> None:
             one.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 77)
             assert one.getsockopt(socket.IPPROTO_IP, socket.IP_TTL) == 77
             assert one.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > 0
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) > 0
+        with tap.sockets.create_connection((LINUX, PORT), PATIENCE) as one, server.accept()[0]:
+            assert one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1, "the default"
 
 
 def scenario_datagrams(tap: Tap) -> None:

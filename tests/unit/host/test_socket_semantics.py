@@ -396,8 +396,10 @@ def test_close_with_unread_data_resets(pair):
         one.recv(1)
 
 
-def test_orderly_linger(sockets, pair):
+@pytest.mark.parametrize("blocking", [True, False])
+def test_orderly_linger(sockets, pair, blocking):
     one, two = pair
+    one.setblocking(blocking)
     one.setsockopt(sockets.SOL_SOCKET, sockets.SO_LINGER, struct.pack("ii", 1, 5))
     one.sendall(b"the last words")
     one.close()
@@ -582,6 +584,9 @@ def test_bad_options(sockets, pair):
     assert caught.value.errno == errno.ENOPROTOOPT
     with pytest.raises(OSError) as caught:
         pair[0].getsockopt(sockets.IPPROTO_TCP, 12345)
+    assert caught.value.errno == errno.ENOPROTOOPT
+    with pytest.raises(OSError) as caught:
+        pair[0].setsockopt(sockets.IPPROTO_IPV6, sockets.IPV6_UNICAST_HOPS, 5)
     assert caught.value.errno == errno.ENOPROTOOPT
     with pytest.raises(OSError) as caught:
         pair[0].setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, 0)
