@@ -215,6 +215,15 @@ def test_other_cores_learn_from_group_frames_but_do_not_answer():
     firmware.close()
 
 
+def test_other_cores_hear_that_an_address_is_taken():
+    firmware = Firmware(("--core", "1", "--cores", "2", "--manager", "1"))
+    configure6(firmware, OUR_IP6, wait=1100)
+    firmware.frame(neighbour_advertisement(OUR_IP6, dst=ALL_NODES, solicited=0), answer=False)
+    firmware.command("time 2500")
+    assert status_of(firmware)["address6_ready"] == 0b001
+    firmware.close()
+
+
 def test_configurations_that_are_refused(firmware):
     def configure(operation_flags: int = 0, **values: int) -> int:
         block = NETIF_CONFIG6.pack({"family": 10, **values})

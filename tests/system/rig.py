@@ -41,6 +41,8 @@ FAST_TICK = MS_CYCLES // 100
 """Firmware's clock runs a hundred times faster: a delayed acknowledgement takes 75,000 cycles and not 7.5 million."""
 OPERATIONS = 96
 """Operation records of a core: OPERATIONS in the firmware's sizes.h."""
+QUIET_SECONDS = 4
+"""Until duplicate detection and the reports of the addresses' groups are over: nothing is sent unasked then."""
 LIMIT_CYCLES = 1_500_000
 """Bound of one wait, unless a test says otherwise."""
 
@@ -145,6 +147,8 @@ class Rig:
         self.simulation.attach(port, behind(peer) if behind else peer, wire)
         self.peers[port] = peer
         self.device.configure(port, ENGINES[port], 24, mac=MACS[port])
+        if isinstance(self.link, FastLink):
+            self.link.skip(QUIET_SECONDS)
         return peer
 
     @property
