@@ -143,8 +143,9 @@ struct udp {
     struct group groups[TS_CONFIG_PORTS][UDP_GROUPS];
     uint32_t open;                   /* sockets */
     uint32_t tx_buffers;             /* in use */
-    uint32_t kept_large, kept_small; /* buffers of kept datagrams */
-    struct kept *excess;             /* one that may stay for a moment only, or NULL */
+    uint32_t kept_large, kept_small; /* buffers of kept datagrams; those of handed-over ones count as large */
+    uint32_t kept_handed;
+    struct kept *excess; /* one that may stay for a moment only, or NULL */
     struct datagram *excess_socket;
     uint32_t excess_since; /* ms */
     uint32_t dropped, errors;
@@ -315,6 +316,7 @@ void udp_receive_op(struct service *service, struct op *op, struct datagram *soc
 void udp_received(void *context, struct udp_pcb *pcb, struct pbuf *p, const ip_addr_t *source, u16_t port);
 void udp_drop(struct datagram *socket); /* what it keeps, receives and sends */
 void udp_pump(struct service *service);
+uint32_t udp_held(void); /* large RX buffers of datagrams that wait */
 
 /* ping.c */
 void ping_start(struct service *service, struct op *op, const uint32_t *sqe);

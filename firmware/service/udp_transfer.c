@@ -308,8 +308,14 @@ static void count_buffers(struct service *service, const struct pbuf *p, int32_t
             service->udp.kept_small += (uint32_t)step;
         } else {
             service->udp.kept_large += (uint32_t)step;
+            service->udp.kept_handed += buffer == NULL ? (uint32_t)step : 0u;
         }
     }
+}
+
+uint32_t udp_held(void)
+{
+    return instance->udp.kept_large - instance->udp.kept_handed;
 }
 
 static struct kept *pop_kept(struct datagram *socket)
@@ -442,11 +448,10 @@ static enum keep may_keep(struct datagram *socket, const struct pbuf *p)
         return KEEP;
     }
     uint32_t large = udp->kept_large, small = udp->kept_small;
-    count_buffers(socket->service, p, 1);
+    count_buffers(socket->service, p, 1); /* only to look */
     bool fits = udp->kept_large <= LWIP_MAX(UDP_KEPT_LARGE, large) &&
                 udp->kept_small <= LWIP_MAX(UDP_KEPT_SMALL, small);
-    udp->kept_large = large;
-    udp->kept_small = small;
+    count_buffers(socket->service, p, -1);
     if (socket->kept >= socket->quota || (!fits && (p->next == NULL || udp->excess != NULL))) {
         return KEEP_NOT;
     }

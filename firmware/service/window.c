@@ -28,8 +28,9 @@ static bool can_receive(const struct tcp_pcb *pcb)
  * of strangers may hold, less one: `others`. */
 static int32_t budget(int32_t *others)
 {
-    uint32_t taken = RX_CONTROL_RESERVE + RX_ACK_RESERVE;
-    *others = (int32_t)RX_OTHER_LARGE - 1;
+    uint32_t held = LWIP_MIN(udp_held(), RX_OTHER_LARGE); /* part of what the queue of strangers may hold */
+    uint32_t taken = RX_CONTROL_RESERVE - LWIP_MIN(held, RX_CONTROL_RESERVE) + RX_ACK_RESERVE;
+    *others = (int32_t)RX_OTHER_LARGE - 1 - (int32_t)held;
     for (const struct tcp_pcb *pcb = tcp_active_pcbs; pcb != NULL; pcb = pcb->next) {
         if (can_receive(pcb) && (pcb->flags & TF_RXCLOSED) == 0u) {
             uint32_t promised = (pcb->rcv_wnd + unit_of(pcb) - 1u) / unit_of(pcb);
@@ -188,7 +189,8 @@ void window_pump(struct service *service)
     }
     service->windows_due = false;
     service->windows_at = now;
-    uint32_t share = (RX_LARGE - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(service->open, 1u);
+    uint32_t connections = service->open - service->udp.open;
+    uint32_t share = (RX_LARGE - RX_CONTROL_RESERVE - RX_ACK_RESERVE) / LWIP_MAX(connections, 1u);
     int32_t others, left = budget(&others);
     acknowledge_late(service, now);
     share = LWIP_MAX(share, 1u);

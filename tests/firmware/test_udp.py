@@ -724,6 +724,33 @@ def test_no_operation_records(firmware):
     assert sorted(results(firmware)) == [(number, -125) for number in range(1, 96)]
 
 
+def test_what_waits_takes_no_windows(firmware):
+    """Large datagrams that nobody reads are within what is kept back for strangers."""
+    listening(firmware)
+    connection, peer = accepted(firmware)
+    firmware.sqe(Operation.RECV, 10, handle=connection, buffer=0x1000, length=0x10000)
+    peer.send("PA", b"1")
+    assert firmware.completion().result == 1
+    firmware.sqe(Operation.RECV, 10, handle=connection, buffer=0x1000, length=0x10000)
+    firmware.command("time 50")
+    peer.collect()
+    assert peer.window > 7 * 1460
+    handle = open_socket(firmware)
+    firmware.burst([datagram(pattern(1400)) for _ in range(4)])
+    assert firmware.state()["kept_large"] == 3
+    for _ in range(8):
+        peer.send("PA", pattern(1460))
+        assert firmware.completion().result == 1460
+        firmware.sqe(Operation.RECV, 10, handle=connection, buffer=0x1000, length=0x10000)
+    firmware.command("time 50")
+    peer.collect()
+    assert peer.window > 6 * 1460
+    assert close(firmware, handle) == 0
+    firmware.sqe(Operation.ABORT, 1, handle=connection)
+    firmware.completions.clear()
+    end_listener(firmware)
+
+
 def test_unread_flood_leaves_tcp_alone(firmware):
     """A socket that nobody reads keeps what it may; connections work."""
     open_socket(firmware)
