@@ -138,7 +138,7 @@ class Device:
         self.pool = BlockPool(link.memory_base + first, link.memory_size - first - shared_bytes, BLOCK_BYTES)
         self.shared_base = self.pool.base + self.pool.count * BLOCK_BYTES
         self.shared_bytes = shared_bytes
-        self._sq_tail = self._cq_head = 0
+        self._sq_tail = self._sq_head = self._cq_head = 0
         self._next_user_data = 1
         self._pending: dict[int, Pending] = {}
         self._console = [bytearray() for _ in range(self.cores)]
@@ -236,7 +236,7 @@ class Device:
     def _set_up_queue(self) -> None:
         """Empty rings, and the queue enabled; it must be disabled."""
         registers = self.registers
-        self._sq_tail = self._cq_head = 0
+        self._sq_tail = self._sq_head = self._cq_head = 0
         self._end_all()  # nothing of it completes any more
         self.link.write(self._sq_base, bytes(self.pool.base - self._sq_base))
         registers.write(QUEUE, "sq_base", self._sq_base)
@@ -300,8 +300,7 @@ class Device:
     @property
     def room(self) -> int:
         """Entries that the submission ring takes at once."""
-        with self.lock:
-            return self._sq_entries - ((self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF)
+        return self.submission_room(self._sq_entries)
 
     def submit_raw(
         self,
@@ -312,8 +311,8 @@ class Device:
     ) -> Pending:
         """Post an SQE from its fields, whatever they are; ``user_data`` is filled in."""
         with self.lock:
-            deadline = self.link.clock() + 1.0
-            while (self._sq_tail - self.registers.read(QUEUE, "sq_head")) & 0xFFFF >= self._sq_entries:
+            deadline = self.link.clock() + max(1.0, self.timeout)
+            while not self.submission_room():
                 self.poll()
                 self.link.wait_interrupt(0.0001)
                 if self.link.clock() > deadline:
@@ -330,6 +329,20 @@ class Device:
             self._sq_tail = (self._sq_tail + 1) & 0xFFFF
             self.registers.write(QUEUE, "sq_tail", self._sq_tail)
             return pending
+
+    @property
+    def submission_entries(self) -> int:
+        """Size of the submission ring."""
+        return self._sq_entries
+
+    def submission_room(self, wanted: int = 1) -> int:
+        """Entries that can be submitted now without waiting; looked up only if it seemed less than ``wanted`` before."""
+        with self.lock:
+            room = self._sq_entries - ((self._sq_tail - self._sq_head) & 0xFFFF)
+            if room < wanted:
+                self._sq_head = self.registers.read(QUEUE, "sq_head")
+                room = self._sq_entries - ((self._sq_tail - self._sq_head) & 0xFFFF)
+            return room
 
     def poll(self) -> int:
         """Take in all completions that have come; returns how many."""

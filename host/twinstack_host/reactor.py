@@ -24,6 +24,8 @@ WATCH_S = 0.5
 """Time between two looks whether the cores are alive."""
 RETRY_S = 0.002
 """Time after which what found no buffer is tried again, if nothing came back meanwhile."""
+ENTRIES_AT_ONCE = 8
+"""Entries that one socket may submit in its turn, hardly ever more: with less room in the ring it waits for the next turn."""
 OPERATIONS_PER_CORE = 90
 """Operations under way on a core, at most: it refuses beyond 96, and other users of the device need some."""
 SOCKETS = 176
@@ -78,6 +80,7 @@ class Reactor:
         """Sockets with a receive posted."""
         self._waiting = 0
         self._pumping = False
+        self._full_since: float | None = None
         self._retry_at = 0.0
         self._wake = threading.Event()
         self._stopping = False
@@ -298,7 +301,7 @@ class Reactor:
                         watch_at = now + WATCH_S
                         self._watch(now)
                 if turn is None:
-                    link.wait_interrupt(RETRY_S if self._starved else IDLE_S)
+                    link.wait_interrupt(RETRY_S if self._starved or self._due or self._calls else IDLE_S)
                 else:
                     self._rest()
                     with self.device.lock:
@@ -332,6 +335,8 @@ class Reactor:
         self._pumping = True
         try:
             while self._calls or self._due:
+                if not self._has_room():
+                    return
                 with self.lock:
                     member = next(iter(self._due), None)
                     if member is not None:
@@ -342,6 +347,19 @@ class Reactor:
                     self._calls.popleft()()
         finally:
             self._pumping = False
+
+    def _has_room(self) -> bool:
+        """The submission ring has room for what a member may submit at once; otherwise it is tried again later."""
+        wanted = min(ENTRIES_AT_ONCE, self.device.submission_entries // 2)
+        if self.device.submission_room(wanted) >= wanted:
+            self._full_since = None
+            return True
+        now = time.monotonic()
+        if self._full_since is None:
+            self._full_since = now
+        elif now - self._full_since > self.patience:
+            raise OSError(errno.EBUSY, "the submission queue stays full: the engine takes no entries")
+        return False
 
     def _epoch(self, core: int) -> int:
         return self.device.registers.read_fields(HOST_CORE, "status", instance=core)["epoch"]

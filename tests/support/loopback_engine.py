@@ -91,6 +91,8 @@ class LoopbackEngine(HostLink):
         self.taken: list[dict[str, int]] = []
         self.waits = 0
         self.broken = False
+        self.most_at_once = 1 << 16
+        """Entries that are fetched in one go; the next come in the next turn."""
         self.epochs = [0, 0]
 
     # --- HostLink --------------------------------------------------------------------------------------------------
@@ -165,7 +167,9 @@ class LoopbackEngine(HostLink):
 
     def _serve(self) -> None:
         entries = 1 << (self.values.get(at(QUEUE, "control"), 0) & 15)
-        while self.sq_head != self.values.get(at(QUEUE, "sq_tail"), 0):
+        most = self.most_at_once
+        while most and self.sq_head != self.values.get(at(QUEUE, "sq_tail"), 0):
+            most -= 1
             base = self.values[at(QUEUE, "sq_base")] + self.sq_head % entries * 64
             entry = SQE.unpack(self.read(base, 64))
             self.sq_head = (self.sq_head + 1) & 0xFFFF

@@ -16,11 +16,11 @@ KINDS = ("standard", "offloaded", "in turns")
 
 @contextlib.contextmanager
 def offloaded(
-    kind: type[LoopbackEngine] = LoopbackEngine, **options: Any
+    kind: type[LoopbackEngine] = LoopbackEngine, *, sq_entries: int = 64, **options: Any
 ) -> Iterator[tuple[LoopbackEngine, Device, SocketModule]]:
     """Sockets over a loop-back engine; at the end all its buffers must be back and all its sockets closed."""
     engine = kind(**options)
-    device = Device(engine)
+    device = Device(engine, sq_entries=sq_entries)
     device.start(seed=1)
     free = device.pool.free
     with device.socket_module() as sockets:

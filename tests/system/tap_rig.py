@@ -30,7 +30,7 @@ from twinstack_sim.simulation import SimulationOptions
 
 ENGINE, LINUX = ENGINE_ADDRESS, PEER_ADDRESS
 ENGINE6, LINUX6 = "2001:db8:77::1", "2001:db8:77::2"
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds for anything that one side waits for."""
 BOUND_S = 540
 MARK = "scenario: "

@@ -366,6 +366,48 @@ def test_an_engine_that_is_full_is_asked_again(parts):
     two.close()
 
 
+def test_an_engine_that_takes_entries_slowly():
+    """The submission ring is full most of the time: what is due waits for its turn, and nobody is told that the engine is dead."""
+    with offloaded(TurnEngine, sq_entries=16) as (engine, device, sockets):
+        pairs = [connected(sockets) for _ in range(8)]
+        engine.most_at_once = 1
+        done = []
+
+        def talk(one, two):
+            sender = threading.Thread(target=one.sendall, args=(bytes(40_000),))
+            sender.start()
+            done.append(len(two.recv(40_000, socket.MSG_WAITALL)))
+            sender.join()
+
+        threads = [threading.Thread(target=talk, args=pair) for pair in pairs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert done == [40_000] * len(pairs)
+        for pair in pairs:
+            for one in pair:
+                one.close()
+
+
+def test_an_engine_that_takes_no_entries_is_dead():
+    with offloaded(TurnEngine, sq_entries=16) as (engine, device, sockets):
+        pairs = [connected(sockets) for _ in range(8)]
+        waiting = pairs[0][0]
+        waiting.settimeout(None)
+        threads, errors = blocked(lambda: waiting.recv(1))
+        device.reactor.patience = 0.2
+        engine.most_at_once = 0
+        for one, _ in pairs[1:]:
+            one.sendall(bytes(20_000))
+        threads[0].join(5)
+        assert isinstance(errors[0], OSError) and errors[0].errno == errno.EBUSY
+        engine.broken = True
+        for pair in pairs:
+            for one in pair:
+                one.close()
+
+
 def test_read_ahead_is_bounded(parts):
     _, device, sockets = parts
     one, two = connected(sockets)
