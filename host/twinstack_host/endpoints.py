@@ -98,13 +98,11 @@ class Endpoint:
                 self.readiness.close()
                 self.readiness = None
             self.update()
+            if self.reactor.failure is not None:
+                self.reactor.members.discard(self)
+                return
             self.reactor.mark(self)
         self.reactor.kick()
-
-    @property
-    def closed(self) -> bool:
-        """Nothing of it is left in the engine."""
-        return self.closing and self not in self.reactor.members
 
     def expire(self, now: float) -> None:
         """Reset what could not be closed in order."""

@@ -82,7 +82,9 @@ class SocketModule:
         reactor = self.device.reactor
         with reactor.lock, reactor.waiting():
             deadline = time.monotonic() + timeout
-            while any(member.closing for member in reactor.members) and time.monotonic() < deadline:
+            while reactor.failure is None and any(member.closing for member in reactor.members):
+                if time.monotonic() > deadline:
+                    break
                 reactor.changed.wait(0.01)
         self.device.close()
 

@@ -274,10 +274,10 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    writer.write(DATA[:8000])
+async def exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int = 8000) -> None:
+    writer.write(DATA[:size])
     writer.write_eof()
-    assert await reader.read(-1) == DATA[:8000]
+    assert await reader.read(-1) == DATA[:size]
     writer.close()
     await writer.wait_closed()
 
@@ -295,6 +295,24 @@ def scenario_asyncio_streams(tap: Tap) -> None:
             )
 
     asyncio.run(asyncio.wait_for(run(), PATIENCE))
+
+
+def scenario_asyncio_many(tap: Tap) -> None:
+    """Twenty connections at once, half each way: the submission ring fills up, and everybody waits for its turn."""
+
+    async def ordinary():
+        await exchange(*await asyncio.open_connection(ENGINE, PORT + 6), 1000)
+
+    async def offloaded():
+        await exchange(*await aio.open_connection(LINUX, PORT + 6, sockets=tap.sockets), 1000)
+
+    async def run():
+        ours = await aio.start_server(echo, ENGINE, PORT + 6, sockets=tap.sockets)
+        theirs = await asyncio.start_server(echo, LINUX, PORT + 6)
+        async with ours, theirs:
+            await asyncio.gather(*(one() for one in (ordinary, offloaded) for _ in range(10)))
+
+    asyncio.run(asyncio.wait_for(run(), 2 * PATIENCE))
 
 
 def scenario_asyncio_own_loop(tap: Tap) -> None:
