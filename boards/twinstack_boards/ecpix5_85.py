@@ -12,7 +12,7 @@ BOARD = Board(
     name="ecpix5_85",
     platform=ECPIX585Platform,
     config=EngineConfig(ports=1),
-    host_memory_bytes=16 * 1024,
+    host_memory_bytes=8 * 1024,
     reference="clk100",
     reference_hz=100_000_000,
     reset="rst",

@@ -132,8 +132,9 @@
 #define LWIP_TCP_RTO_TIME         1000          /* RFC 6298 2.1 */
 #define LWIP_TCP_SACK_OUT         0             /* 20 bytes each PCB, and the sender of lwIP uses none */
 #define LWIP_TCP_TIMESTAMPS       0             /* the study measured +170 instructions a segment */
-#define LWIP_WND_SCALE            0             /* windows stay far below 64 KiB */
-#define LWIP_TCP_KEEPALIVE        1             /* times of each connection */
+#define LWIP_WND_SCALE            1             /* for what the peer announces; ours stay far below 64 KiB */
+#define TCP_RCV_SCALE             0
+#define LWIP_TCP_KEEPALIVE        1 /* times of each connection */
 #define SO_REUSE                  1 /* a listener's port may also be that of its old connections */
 #define LWIP_DISABLE_TCP_SANITY_CHECKS                                                                       \
     1 /* they measure the window against the PBUF_POOL that nothing uses                                     \

@@ -55,7 +55,7 @@ class EngineConfig:
     hosts: int = 1
     sync_hz: int = 75_000_000
     code_bytes: int = 120 * 1024
-    data_bytes: int = 60 * 1024
+    data_bytes: int = 64 * 1024
     rx_bank_bytes: int = 24 * 1024
     tx_bank_bytes: int = 24 * 1024
     rx_small_buffers: int = 16

@@ -93,8 +93,8 @@ def test_missing_module_is_named(tmp_path):
 
 
 def test_budget_follows_the_configuration():
-    small = expected_block_rams(EngineConfig(ports=1), 16 * 1024)
-    assert small["engine.code_ram"] == 60 and small["engine.core1.data_ram"] == 30 and small["host_memory.ram"] == 8
+    small = expected_block_rams(EngineConfig(ports=1), 8 * 1024)
+    assert small["engine.code_ram"] == 60 and small["engine.core1.data_ram"] == 32 and small["host_memory.ram"] == 4
     assert sum(small.values()) == 207
     large = expected_block_rams(EngineConfig(ports=2, cores=4, rx_bank_bytes=1536 * 3, rx_small_buffers=0), 16 * 1024)
     assert large["engine.rx_bank3"] == 3  # 4608 bytes: two blocks and a part of a third
