@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ from support.loopback_engine import LoopbackEngine, TurnEngine
 from twinstack_host.device import Device
 from twinstack_host.socket import SocketModule
 
+HOST = "127.0.0.1"
 KINDS = ("standard", "offloaded", "in turns")
 
 
@@ -39,3 +43,42 @@ def module(kind: str) -> Iterator[Any]:
     else:
         with offloaded(LoopbackEngine if kind == "offloaded" else TurnEngine) as (_, _, sockets):
             yield sockets
+
+
+def soon(condition, what: str) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end, f"{what} did not come about"
+        time.sleep(0.002)
+
+
+def readable(sock, timeout: float = 5.0) -> bool:
+    return bool(select.select([sock], [], [], timeout)[0])
+
+
+def connected(sockets):
+    with sockets.create_server((HOST, 0)) as server:
+        one = sockets.create_connection(server.getsockname(), timeout=10)
+        two = server.accept()[0]
+    two.settimeout(10)
+    return one, two
+
+
+def operations(engine, kind) -> list[dict[str, int]]:
+    return [entry for entry in engine.taken if entry["operation"] == kind]
+
+
+def blocked(*calls) -> tuple[list[threading.Thread], list[BaseException]]:
+    errors: list[BaseException] = []
+
+    def run(call):
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    return threads, errors
