@@ -18,7 +18,7 @@ SOCKETS = 64
 OPTIONS = PeerOptions(tcp_timer_ms=1, tcp_rto_ms=8, tcp_msl_ms=160)
 TICK = MS_CYCLES // 2
 """Firmware's clock runs twice as fast: with a hundred times, as elsewhere, timers would take most of its time."""
-AT_ONCE = 12
+AT_ONCE = 20
 ENDS = ("host first", "peer first", "both", "host resets", "peer resets")
 CYCLE_LIMIT = 6_000_000
 """Of one socket's life: it may lose a SYN to a full backlog, which the peer sends again."""
@@ -183,7 +183,7 @@ def rig():
 
 
 def test_500_sockets_one_after_the_other(rig):
-    """Twelve at a time, opened from either side, ended in every way; both cores."""
+    """Twenty at a time, opened from either side, ended in every way; both cores."""
     before = [rig.device.stats(core)["connections"] for core in range(2)]
     run_lives(rig, 500)
     for core in range(2):
