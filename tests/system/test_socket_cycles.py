@@ -15,7 +15,10 @@ from twinstack_sim.streams import HostStream
 SERVED, LISTENING = 8600, 9600
 SOCKETS = 64
 """Of a core: SOCKETS in the firmware's sizes.h."""
-OPTIONS = PeerOptions(tcp_timer_ms=1, tcp_rto_ms=8, tcp_msl_ms=160)
+LISTENERS = 50
+"""Ports on which the peer listens in turn: a random local port that is used again meets no connection of the peer in TIME_WAIT,
+which would reset it."""
+OPTIONS = PeerOptions(tcp_timer_ms=1, tcp_rto_ms=8, tcp_msl_ms=20)
 TICK = MS_CYCLES // 2
 """Firmware's clock runs twice as fast: with a hundred times, as elsewhere, timers would take most of its time."""
 AT_ONCE = 20
@@ -29,15 +32,16 @@ class Meeting:
 
     def __init__(self, rig: Rig, listener: Listener):
         self.rig, self.listener = rig, listener
-        self.far_listener = rig.peer.listen(LISTENING, 32)
+        self.far_listeners = [rig.peer.listen(LISTENING + number, 32) for number in range(LISTENERS)]
         self._hosts: dict[int, Socket] = {}
         self._fars: dict[int, LwipConnection] = {}
 
     def step(self) -> None:
         while (socket := self.listener.accept_step()) is not None:
             self._hosts[socket.getpeername()[1]] = socket
-        while (far := self.far_listener.accept()) is not None:
-            self._fars[far.remote[1]] = far
+        for listener in self.far_listeners:
+            while (far := listener.accept()) is not None:
+                self._fars[far.remote[1]] = far
 
     def host_of(self, port: int) -> Socket | None:
         return self._hosts.pop(port, None)
@@ -56,7 +60,7 @@ def life(rig: Rig, meeting: Meeting, number: int, results: list[int]) -> Iterato
             assert not far.closed, far.error
             yield
     else:
-        pending = Socket.connect_begin(rig.device, (PEERS[0], LISTENING))
+        pending = Socket.connect_begin(rig.device, (PEERS[0], LISTENING + number // 2 % LISTENERS))
         while not pending.done:
             yield
         results.append(pending.result)
@@ -144,7 +148,8 @@ def run_lives(rig: Rig, count: int) -> None:
                     continue
                 assert rig.simulation.cycles < limit, f"socket {number} (seed {rig.seed}) is stuck"
             rig.device.advance(STEP_CYCLES / rig.second_cycles)
-        meeting.far_listener.close()
+        for far_listener in meeting.far_listeners:
+            far_listener.close()
         assert -errno.ENOBUFS not in results
         rig.wait(lambda: open_sockets(rig) == [0, 0], "the end of all sockets")
         rig.assert_records_back(listener, SERVED)
