@@ -207,6 +207,7 @@ class Bench:
         self.kinds = set()  # how frames were decided
         self.probe_cycles = []  # longest wait counts
         self.command_cycles = []
+        self.answers = []  # cycles in which a probe or a table request was done
         self.cycle = 0
         self._presented = [None] * self.ports
         self._probing = [None] * len(self.probes)
@@ -377,6 +378,7 @@ class Bench:
         assert one and one["accepted"], "an answer that nobody asked for"
         self._commanding[core] = None
         self.command_cycles.append(self.cycle - one["since"])
+        self.answers.append(self.cycle)
         if one["killed"]:
             return
         result = FlowResult.from_bits(int(self.signal(f"flow{core}__result").value))
@@ -456,6 +458,7 @@ class Bench:
             assert got in expected, (probe["frame"], got, expected)
             self.certain += len(expected) == 1
             self.probe_cycles.append(self.cycle - probe["since"])
+            self.answers.append(self.cycle)
             self._probing[number] = None
         elif int(self.probe_signal(number, "request__ready").value):
             probe["accepted"] = True
@@ -812,10 +815,13 @@ async def saturated(dut):
         bench.commands[core] += [Command(FlowOperation.LOOKUP, tcp_frame(t)) for t in tuples_of(rng, 16, 60)]
     bench.probe_cycles.clear()
     bench.command_cycles.clear()
+    bench.answers.clear()
     while any(bench.frames):
         await bench.step()
     times = [cycle for cycle, _, _ in bench.verdicts]
     assert max(b - a for a, b in zip(times, times[1:], strict=False)) <= 2 * IPV6_CYCLES, "at most one other's turn"
+    for number, time in enumerate(times):
+        assert sum(answer <= time for answer in bench.answers) >= number - 1, "frames and others do not take turns"
     await bench.drain()
     assert max(bench.probe_cycles + bench.command_cycles) <= (4 * bench.cores + 2) * IPV6_CYCLES + 4
 
