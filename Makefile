@@ -14,6 +14,9 @@ PYTHON ?= python3
 BOARD ?= ecpix5_85
 VENV := .venv
 BIN := $(VENV)/bin
+# A process for each processor; tests of one file stay together, for they share an engine. JOBS=0: none but pytest itself.
+JOBS ?= $(shell nproc)
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 # The exporter names things in the order of string hashes; a fixed seed keeps the cached models valid.
 export PYTHONHASHSEED := 0
 READY := build/.venv build/.packages
@@ -51,7 +54,7 @@ demo: $(READY)
 	@$(BIN)/twinstack demo
 
 test: $(READY)
-	@$(BIN)/python -m pytest tests -m 'not nightly' --ignore=tests/formal --ignore=tests/boards
+	@$(PYTEST) tests -m 'not nightly' --ignore=tests/formal --ignore=tests/boards
 
 formal: $(READY)
 	@$(BIN)/python -m pytest tests/formal -m 'not nightly'
@@ -82,7 +85,7 @@ place: $(READY)
 check: lint test formal place
 
 nightly: $(READY)
-	@$(BIN)/python -m pytest tests -m nightly --ignore=tests/boards
+	@$(PYTEST) tests -m nightly --ignore=tests/boards
 
 mutants: $(READY)
 	@$(BIN)/python tests/support/mutants.py

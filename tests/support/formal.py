@@ -41,7 +41,7 @@ def _tool(name: str) -> str:
     return found
 
 
-def run_formal(module, ports, *, mode: str, depth: int, name: str, solver: str = "yices", timeout: int = 120) -> str:
+def run_formal(module, ports, *, mode: str, depth: int, name: str, solver: str = "yices", timeout: int = 600) -> str:
     """Run SymbiYosys on ``module`` and return its verdict: ``PASS``, ``FAIL``, or ``UNKNOWN``.
 
     Parameters

@@ -52,7 +52,7 @@ async def refused_commands_transmit_nothing(dut):
         (TxStatus.BAD_LENGTH, [(DATA_BASE + HEAP, 1)], {}),
         (TxStatus.BAD_LENGTH, [(DATA_BASE + HEAP, CONFIG.max_frame_bytes + 1)], {}),
         (TxStatus.BAD_LENGTH, [(DATA_BASE + HEAP, CONFIG.max_frame_bytes - 7), *[good[0]] * 7], {}),
-        (TxStatus.BAD_LENGTH, [(DATA_BASE, CONFIG.data_bytes)] * 8, {}),
+        (TxStatus.BAD_LENGTH, [(DATA_BASE, min(CONFIG.data_bytes, 0xFFFC))] * 8, {}),  # the length field has 16 bits
     ]
     for base, size in MEMORIES.values():
         for address, length in ((base + size, 20), (base + size - 19, 20), (base - 1, 20), (base + size, 1)):
