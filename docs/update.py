@@ -7,13 +7,15 @@ A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->`
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from enum import IntEnum
 from pathlib import Path
 
 from twinstack.config import EngineConfig
-from twinstack.proto import memory_map
+from twinstack.proto import flash_map, memory_map
 from twinstack.proto.image import IMAGE_HEADER
 from twinstack.proto.layout import Field, Layout
 from twinstack.proto.queues import (
@@ -33,6 +35,7 @@ from twinstack.proto.queues import (
     STATS,
     Operation,
 )
+from twinstack.proto.register import Register
 from twinstack_boards.build import BOARDS, board_by_name
 from twinstack_boards.report import expected_block_rams
 
@@ -233,6 +236,35 @@ def claims_table(marks: dict[int, list[str]] | None = None) -> str:
     return "\n".join(lines)
 
 
+def register_table(registers: Sequence[Register]) -> str:
+    """Registers with their fields; a register with one field is one line."""
+    lines = ["| offset | register | bits | access | meaning |", "|---|---|---|---|---|"]
+    for register in registers:
+        offset = f"{register.offset:#05x}"
+        if register.count > 1:
+            offset += f" to {register.offset + 4 * (register.count - 1):#05x}"
+        if [field.name for field in register.fields] != ["value"]:
+            lines.append(f"| {offset} | `{register.name}` | | | {register.doc} |")
+        for field in register.fields:
+            whole = field.name == "value"
+            bits = f"{field.lsb + field.width - 1}:{field.lsb}" if field.width > 1 else str(field.lsb)
+            name, text = (register.name, register.doc) if whole else (f".{field.name}", field.doc)
+            lines.append(f"| {offset if whole else ''} | `{name}` | {bits} | {field.access} | {text} |")
+    return "\n".join(lines)
+
+
+def enum_table(kind: type[IntEnum]) -> str:
+    """Members of an enumeration of :mod:`twinstack.proto.flash_map`, with the texts under them."""
+    source = inspect.getsource(kind)
+    lines = ["| value | name | meaning |", "|---|---|---|"]
+    for member in kind:
+        found = re.search(rf'^    {member.name} = \d+\n    """(.*?)"""', source, re.MULTILINE | re.DOTALL)
+        lines.append(
+            f"| {member.value} | {member.name} | {' '.join(found[1].replace('``', '`').split()) if found else ''} |"
+        )
+    return "\n".join(lines)
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     "sqe": lambda: layout_table(SQE),
     "cqe": lambda: layout_table(CQE),
@@ -246,6 +278,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "socket-options": socket_option_table,
     "stats": lambda: layout_table(STATS),
     "image-header": lambda: layout_table(IMAGE_HEADER),
+    "loader-registers": lambda: register_table(flash_map.REGISTERS),
+    "loader-commands": lambda: enum_table(flash_map.Command),
+    "loader-errors": lambda: enum_table(flash_map.Error),
+    "slot-results": lambda: enum_table(flash_map.SlotResult),
     "operations": operation_table,
     "memory-map": memory_map_table,
     "host-map": host_map_table,

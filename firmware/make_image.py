@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = EngineConfig(code_bytes=options.code_bytes, data_bytes=options.data_bytes)
     version = firmware_version(Path(__file__).parent / "include" / "stack.h")
-    options.out.write_bytes(build_image(options.binary.read_bytes(), version))
+    image = build_image(
+        options.binary.read_bytes(), version, code_bytes=config.code_bytes, data_bytes=config.data_bytes
+    )
+    options.out.write_bytes(image)
     return 0 if report(options.elf, options.size_tool, config) else 1
 
 
