@@ -30,6 +30,8 @@ from twinstack_sim.wire import WireModel
 
 ENGINES = ("192.168.77.1", "192.168.78.1")
 PEERS = ("192.168.77.2", "192.168.78.2")
+ENGINES6 = ("2001:db8:1::1", "2001:db8:2::1")
+PEERS6 = ("2001:db8:1::2", "2001:db8:2::2")
 MACS = ("02:54:53:00:00:01", "02:54:53:00:01:01")
 PEER_MACS = ("02:54:53:00:00:02", "02:54:53:00:01:02")
 STRANGER_MAC = "02:aa:aa:aa:aa:01"
@@ -141,12 +143,16 @@ class Rig:
         wire: WireModel | None = None,
         options: PeerOptions | None = None,
         behind: Callable[[LwipPeer], Peer] | None = None,
+        ipv6: bool = False,
     ) -> LwipPeer:
-        """Attach an lwIP station to ``port``, ``behind`` what that makes of it, and configure the engine's address there."""
-        peer = LwipPeer(PEERS[port], mac=PEER_MACS[port], seed=self.seed + port, options=options)
+        """Attach an lwIP station to ``port``, ``behind`` what that makes of it, and configure the engine's addresses there."""
+        address6 = PEERS6[port] if ipv6 else ""
+        peer = LwipPeer(PEERS[port], address6=address6, mac=PEER_MACS[port], seed=self.seed + port, options=options)
         self.simulation.attach(port, behind(peer) if behind else peer, wire)
         self.peers[port] = peer
         self.device.configure(port, ENGINES[port], 24, mac=MACS[port])
+        if ipv6:
+            self.device.configure(port, ENGINES6[port])
         if isinstance(self.link, FastLink):
             self.link.skip(QUIET_SECONDS)
         return peer

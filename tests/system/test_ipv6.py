@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 
 from system import tap_ipv6
-from system.rig import MACS, PEER_MACS, started
+from system.rig import ENGINES6, PEERS6, started
 from system.tap_rig import run_scenarios
 from twinstack.proto.queues import SOCKET_ADDRESS, Operation, OperationFlag
 from twinstack.proto.registers import MAC
 from twinstack_host.address import pack_socket_address
 from twinstack_host.sockets import Socket
-from twinstack_sim.peer_lwip import LwipConnection, LwipPeer
+from twinstack_sim.peer_lwip import LwipConnection
 from twinstack_sim.streams import HostStream
 
 SCENARIOS = [name.removeprefix("scenario_") for name in vars(tap_ipv6) if name.startswith("scenario_")]
-OURS, THEIRS = "2001:db8:1::1", "2001:db8:1::2"
+OURS, THEIRS = ENGINES6[0], PEERS6[0]
 PORT = 7650
 
 
@@ -36,12 +36,7 @@ def test_linux(outcome, name):
 def rig6():
     """The engine and lwIP, both with a global IPv6 address, ready."""
     with started() as rig:
-        peer = LwipPeer("192.168.77.2", address6=THEIRS, mac=PEER_MACS[0], seed=rig.seed)
-        rig.simulation.attach(0, peer)
-        rig.peers[0] = peer
-        rig.device.configure(0, "192.168.77.1", 24, mac=MACS[0])
-        rig.device.configure(0, OURS)
-        rig.link.skip(2.5)
+        rig.add_peer(0, ipv6=True)
         status = rig.device.network_status(0)
         assert [str(one) for one in status.addresses6] == [OURS] and not status.tentative6
         yield rig
