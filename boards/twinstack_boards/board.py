@@ -14,7 +14,10 @@ from twinstack.config import EngineConfig
 from twinstack.engine import Engine
 
 from .clocking import Ecp5Clocks, TickGenerator
+from .device import Device
 from .host_side import HostMemory, HostShiftPort
+from .phy import NetworkPort
+from .port_pins import Management, StatusLeds
 from .rgmii import RgmiiPort
 
 TX_HZ = 125_000_000
@@ -28,6 +31,8 @@ class Board:
     ----------
     platform : callable
         Makes the amaranth-boards platform.
+    device : Device
+        What it has.
     config : EngineConfig
         Memory profile, ports, clock.
     host_memory_bytes : int
@@ -36,32 +41,35 @@ class Board:
         Resource names of the oscillator and the reset button.
     reference_hz : int
         Frequency of the oscillator.
-    rgmii : tuple of (str, int)
-        Resource of each network port.
+    ports : tuple of NetworkPort
+        Pins, PHY and delays of each network port.
+    leds : tuple of (str, (str, int) or (str, int, str))
+        What each LED shows (``port_pins.StatusLeds``) and its resource, with the part of a coloured one.
+    program : tuple of str
+        Arguments of openFPGALoader that name board or cable.
     serial_connector : (str, int)
         Connector of the host's serial port.
     serial_pins : str
         Its pins: clock, select, data in, data out.
-    block_ram_limit, lut_limit : int
-        What the device has: blocks of 18 kbit, four-input tables.
     """
 
     name: str
     platform: Callable[[], Any]
+    device: Device
     config: EngineConfig
     host_memory_bytes: int
     reference: str
     reference_hz: int
     reset: str
-    rgmii: tuple[tuple[str, int], ...]
-    serial_connector: tuple[str, int]
-    serial_pins: str
-    block_ram_limit: int
-    lut_limit: int
+    ports: tuple[NetworkPort, ...]
+    leds: tuple[tuple[str, tuple[Any, ...]], ...]
+    program: tuple[str, ...]
+    serial_connector: tuple[str, int] | None = None
+    serial_pins: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.rgmii) != self.config.ports:
-            raise ValueError(f"rgmii must name {self.config.ports} ports, not {self.rgmii!r}")
+        if len(self.ports) != self.config.ports:
+            raise ValueError(f"ports must be {self.config.ports}, not {len(self.ports)!r}")
 
 
 class BoardTop(Elaboratable):
@@ -80,20 +88,21 @@ class BoardTop(Elaboratable):
     def elaborate(self, platform):  # type: ignore[no-untyped-def]
         m = Module()
         board = self._board
-        clock, select, data_in, data_out = board.serial_pins.split()
-        platform.add_resources(
-            [
-                Resource(
-                    "host_serial",
-                    0,
-                    Subsignal("clock", Pins(clock, dir="i", conn=board.serial_connector)),
-                    Subsignal("select", Pins(select, dir="i", conn=board.serial_connector)),
-                    Subsignal("data_in", Pins(data_in, dir="i", conn=board.serial_connector)),
-                    Subsignal("data_out", Pins(data_out, dir="o", conn=board.serial_connector)),
-                    Attrs(IO_TYPE="LVCMOS33"),
-                )
-            ]
-        )
+        if board.serial_connector is not None:
+            clock, select, data_in, data_out = board.serial_pins.split()
+            platform.add_resources(
+                [
+                    Resource(
+                        "host_serial",
+                        0,
+                        Subsignal("clock", Pins(clock, dir="i", conn=board.serial_connector)),
+                        Subsignal("select", Pins(select, dir="i", conn=board.serial_connector)),
+                        Subsignal("data_in", Pins(data_in, dir="i", conn=board.serial_connector)),
+                        Subsignal("data_out", Pins(data_out, dir="o", conn=board.serial_connector)),
+                        Attrs(IO_TYPE="LVCMOS33"),
+                    )
+                ]
+            )
         reference = platform.request(board.reference, 0, dir="i").i
         reset = platform.request(board.reset, 0, dir="i").i
         m.submodules.clocks = clocks = Ecp5Clocks(reference, board.reference_hz, board.config.sync_hz, TX_HZ, reset)
@@ -102,26 +111,34 @@ class BoardTop(Elaboratable):
         m.submodules.tick = tick = TickGenerator(board.config.sync_hz)
         m.submodules.engine = engine = Engine(board.config, code=self._code, autostart=bool(self._code))
         m.d.comb += engine.tick.eq(tick.tick)
-        for index, (name, number) in enumerate(board.rgmii):
+        m.submodules.management = management = Management(board.config.sync_hz, board.ports, clocks.reset)
+        m.submodules.leds = leds = StatusLeds(board.config.ports, clocks.reset, tick.tick)
+        for index, network in enumerate(board.ports):
+            name, number = network.resource
+            # The clock is asked for as a bare port. Management pins of a resource of its own are not in this one.
             pins = platform.request(name, number, dir={"rx_clk": "-"})
-            m.submodules[f"rgmii{index}"] = port = RgmiiPort(pins, clocks.tx_clk, ResetSignal("tx"), index=index)
+            m.submodules[f"rgmii{index}"] = port = RgmiiPort(
+                pins,
+                clocks.tx_clk,
+                ResetSignal("tx"),
+                index=index,
+                rx_delay=network.rx_delay,
+                tx_delay=network.tx_delay,
+            )
             # At the pin: the net behind its buffer loses its name in synthesis, and with it the constraint.
             platform.add_clock_constraint(pins.rx_clk.io, TX_HZ)
             wiring.connect(m, getattr(engine, f"port{index}"), port.gmii)
-            mdio = getattr(engine, f"mdio{index}")
-            m.d.comb += [
-                pins.rst.o.eq(clocks.reset),
-                pins.mdc.o.eq(mdio.mdc),
-                pins.mdio.o.eq(mdio.mdio_o),
-                pins.mdio.oe.eq(mdio.mdio_oe),
-                mdio.mdio_i.eq(pins.mdio.i),
-            ]
+            management.attach(m, platform, index, pins, getattr(engine, f"mdio{index}"))
+            leds.watch(m, index, port.gmii)
+        leds.attach(m, platform, board.leds)
         m.submodules.host_memory = memory = HostMemory(board.host_memory_bytes)
         m.submodules.serial = serial = HostShiftPort()
         wiring.connect(m, engine.host_read, memory.read)
         wiring.connect(m, engine.host_write, memory.write)
         wiring.connect(m, serial.memory, memory.port)
         wiring.connect(m, serial.csr, engine.host_csr)
+        if board.serial_connector is None:
+            return m
         serial_pins = platform.request("host_serial", 0)
         m.d.comb += [
             serial.clock.eq(serial_pins.clock.i),

@@ -16,7 +16,7 @@ from twinstack.cpu import verilog_source
 from .board import Board, BoardTop
 from .report import Clock, Netlist, clocks, estimated_clocks, expected_block_rams, format_table, utilization
 
-BOARDS = ("ecpix5_85",)
+BOARDS = ("ecpix5_85", "versa_ecp5_5g", "versa_ecp5", "colorlight_i9")
 TOP = "top"
 OUTPUTS = (".json", ".rpt.json", ".bit")  # netlist, report of place and route, bitstream
 ROUTE_SECONDS = 3600
@@ -111,7 +111,7 @@ def build(
         raise BuildError(f"{board.name}: synthesis left no netlist; the end of {log_path}:\n{tail}")
     netlist = Netlist(netlist_path, TOP)
     memories = netlist.block_rams_by_memory()
-    if memories.total() > board.block_ram_limit:
+    if memories.total() > board.device.block_rams:
         expected = expected_block_rams(board.config, board.host_memory_bytes)
         larger = [
             f"{name} {count} instead of {expected.get(name, 0)}"
@@ -119,7 +119,7 @@ def build(
             if count > expected.get(name, 0)
         ]
         raise BuildError(
-            f"{board.name}: must fit into {board.block_ram_limit} block RAMs, not {memories.total()}: {', '.join(larger)}"
+            f"{board.name}: must fit into {board.device.block_rams} block RAMs, not {memories.total()}: {', '.join(larger)}"
         )
     if is_late:
         table = format_table(netlist.cells_by_block(), estimated_clocks(log_path), is_estimate=True)

@@ -42,12 +42,12 @@ def test_block_is_in_the_netlist(netlist, block):
 def test_memories_take_the_block_rams_of_the_budget(netlist):
     expected = expected_block_rams(BOARD.config, BOARD.host_memory_bytes)
     assert netlist.block_rams_by_memory() == expected
-    assert sum(expected.values()) <= BOARD.block_ram_limit
+    assert sum(expected.values()) <= BOARD.device.block_rams
 
 
 def test_one_device_holds_it():
     used = utilization(FOLDER / f"{TOP}.rpt.json")
-    for kind, limit in (("TRELLIS_COMB", BOARD.lut_limit), ("DP16KD", BOARD.block_ram_limit)):
+    for kind, limit in (("TRELLIS_COMB", BOARD.device.luts), ("DP16KD", BOARD.device.block_rams)):
         assert 0 < used[kind][0] <= limit, kind
 
 
