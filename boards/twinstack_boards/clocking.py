@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from amaranth import ClockDomain, ClockSignal, Const, Elaboratable, Instance, Module, Mux, Signal, Value
 from amaranth.lib.cdc import ResetSynchronizer
 
+# ECP5 family data sheet FPGA-DS-02012, table 3.24 (sysCLOCK PLL timing); dividers: FPGA-TN-02200.
+INPUT_HZ = (8_000_000, 400_000_000)
+OUTPUT_HZ = (3_125_000, 400_000_000)
 VCO_HZ = (400_000_000, 800_000_000)
 PFD_HZ = (3_125_000, 400_000_000)
+REFERENCE_DIVIDERS = range(1, 129)
+FEEDBACK_DIVIDERS = range(1, 81)
+OUTPUT_DIVIDERS = range(1, 129)
 
 
 @dataclass(frozen=True)
@@ -25,21 +31,31 @@ class PllSettings:
 
 
 def pll_settings(reference_hz: int, sync_hz: int, tx_hz: int) -> PllSettings:
-    """Dividers that give both clocks exactly.
+    """Dividers that give both clocks exactly, with the fastest phase detector, then the fastest oscillator.
 
     Raises
     ------
     ValueError
-        If there are none within the limits of the device (ECP5 family data sheet, sysCLOCK PLL timing).
+        If a frequency is outside the limits of the device, or no dividers within them give both.
     """
-    for reference_divider in range(1, 129):
-        pfd = reference_hz / reference_divider
-        if not PFD_HZ[0] <= pfd <= PFD_HZ[1] or sync_hz % pfd:
+    for name, value, (least, most) in (
+        ("reference_hz", reference_hz, INPUT_HZ),
+        ("sync_hz", sync_hz, OUTPUT_HZ),
+        ("tx_hz", tx_hz, OUTPUT_HZ),
+    ):
+        if not least <= value <= most:
+            raise ValueError(f"{name} must be {least} to {most} for a PLL of the ECP5, not {value!r}")
+    for reference_divider in REFERENCE_DIVIDERS:
+        # Compared without division: the phase detector's frequency need not be whole.
+        scaled = sync_hz * reference_divider
+        if not PFD_HZ[0] * reference_divider <= reference_hz <= PFD_HZ[1] * reference_divider or scaled % reference_hz:
             continue
-        feedback_divider = int(sync_hz // pfd)
-        for sync_divider in range(1, 129):
+        feedback_divider = scaled // reference_hz
+        if feedback_divider not in FEEDBACK_DIVIDERS:
+            continue
+        for sync_divider in reversed(OUTPUT_DIVIDERS):
             vco = sync_hz * sync_divider
-            if VCO_HZ[0] <= vco <= VCO_HZ[1] and vco % tx_hz == 0 and 1 <= feedback_divider <= 80:
+            if VCO_HZ[0] <= vco <= VCO_HZ[1] and vco % tx_hz == 0 and vco // tx_hz in OUTPUT_DIVIDERS:
                 return PllSettings(reference_divider, feedback_divider, sync_divider, vco // tx_hz)
     raise ValueError(f"sync_hz must come from {reference_hz} Hz together with {tx_hz} Hz by one PLL, not {sync_hz!r}")
 
