@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from amaranth.build import Attrs, Clock, Pins, PinsN, Resource, Subsignal
+from amaranth.build import Attrs, Clock, Connector, Pins, PinsN, Resource, Subsignal
 from amaranth.vendor import LatticeECP5Platform
 from amaranth_boards.resources import LEDResources, SPIFlashResources, UARTResource
 
@@ -71,7 +71,7 @@ class ColorlightI9Platform(LatticeECP5Platform):
             rx_data="P20 N19 N20 M19",
         ),
     ]
-    connectors: ClassVar = []
+    connectors: ClassVar[list[Connector]] = []
 
 
 BOARD = Board(
