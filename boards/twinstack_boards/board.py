@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from amaranth import Elaboratable, Module, ResetSignal
-from amaranth.build import Attrs, Pins, Resource, Subsignal
 from amaranth.lib import wiring
 
 from twinstack.config import EngineConfig
-from twinstack.engine import Engine
+from twinstack.standalone import StandaloneEngine
 
 from .clocking import Ecp5Clocks, TickGenerator
 from .device import Device
-from .host_side import HostMemory, HostShiftPort
 from .phy import NetworkPort
 from .port_pins import Management, StatusLeds
 from .rgmii import RgmiiPort
@@ -47,10 +45,10 @@ class Board:
         What each LED shows (``port_pins.StatusLeds``) and its resource, with the part of a coloured one.
     program : tuple of str
         Arguments of openFPGALoader that name board or cable.
-    serial_connector : (str, int)
-        Connector of the host's serial port.
-    serial_pins : str
-        Its pins: clock, select, data in, data out.
+    uart : (str, int)
+        Resource of the host's serial line, with ``rx`` and ``tx``.
+    baud : int
+        Of the serial line.
     """
 
     name: str
@@ -64,8 +62,8 @@ class Board:
     ports: tuple[NetworkPort, ...]
     leds: tuple[tuple[str, tuple[Any, ...]], ...]
     program: tuple[str, ...]
-    serial_connector: tuple[str, int] | None = None
-    serial_pins: str = ""
+    uart: tuple[str, int] = ("uart", 0)
+    baud: int = 1_000_000
 
     def __post_init__(self) -> None:
         if len(self.ports) != self.config.ports:
@@ -73,7 +71,7 @@ class Board:
 
 
 class BoardTop(Elaboratable):
-    """Engine, clocks, pins, host memory.
+    """Clocks and pins around a standalone engine.
 
     Parameters
     ----------
@@ -88,28 +86,15 @@ class BoardTop(Elaboratable):
     def elaborate(self, platform):  # type: ignore[no-untyped-def]
         m = Module()
         board = self._board
-        if board.serial_connector is not None:
-            clock, select, data_in, data_out = board.serial_pins.split()
-            platform.add_resources(
-                [
-                    Resource(
-                        "host_serial",
-                        0,
-                        Subsignal("clock", Pins(clock, dir="i", conn=board.serial_connector)),
-                        Subsignal("select", Pins(select, dir="i", conn=board.serial_connector)),
-                        Subsignal("data_in", Pins(data_in, dir="i", conn=board.serial_connector)),
-                        Subsignal("data_out", Pins(data_out, dir="o", conn=board.serial_connector)),
-                        Attrs(IO_TYPE="LVCMOS33"),
-                    )
-                ]
-            )
         reference = platform.request(board.reference, 0, dir="i").i
         reset = platform.request(board.reset, 0, dir="i").i
         m.submodules.clocks = clocks = Ecp5Clocks(reference, board.reference_hz, board.config.sync_hz, TX_HZ, reset)
         platform.add_clock_constraint(clocks.sync_clk, board.config.sync_hz)
         platform.add_clock_constraint(clocks.tx_clk, TX_HZ)
         m.submodules.tick = tick = TickGenerator(board.config.sync_hz)
-        m.submodules.engine = engine = Engine(board.config, code=self._code, autostart=bool(self._code))
+        m.submodules.standalone = engine = StandaloneEngine(
+            board.config, board.host_memory_bytes, board.baud, code=self._code, autostart=bool(self._code)
+        )
         m.d.comb += engine.tick.eq(tick.tick)
         m.submodules.management = management = Management(board.config.sync_hz, board.ports, clocks.reset)
         m.submodules.leds = leds = StatusLeds(board.config.ports, clocks.reset, tick.tick)
@@ -131,19 +116,6 @@ class BoardTop(Elaboratable):
             management.attach(m, platform, index, pins, getattr(engine, f"mdio{index}"))
             leds.watch(m, index, port.gmii)
         leds.attach(m, platform, board.leds)
-        m.submodules.host_memory = memory = HostMemory(board.host_memory_bytes)
-        m.submodules.serial = serial = HostShiftPort()
-        wiring.connect(m, engine.host_read, memory.read)
-        wiring.connect(m, engine.host_write, memory.write)
-        wiring.connect(m, serial.memory, memory.port)
-        wiring.connect(m, serial.csr, engine.host_csr)
-        if board.serial_connector is None:
-            return m
-        serial_pins = platform.request("host_serial", 0)
-        m.d.comb += [
-            serial.clock.eq(serial_pins.clock.i),
-            serial.select.eq(serial_pins.select.i),
-            serial.data_in.eq(serial_pins.data_in.i),
-            serial_pins.data_out.o.eq(serial.data_out),
-        ]
+        uart = platform.request(*board.uart)
+        m.d.comb += [engine.uart_rx.eq(uart.rx.i), uart.tx.o.eq(engine.uart_tx)]
         return m

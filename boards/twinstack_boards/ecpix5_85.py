@@ -23,6 +23,4 @@ BOARD = Board(
     ports=(NetworkPort(("eth_rgmii", 0), KSZ9031RNX, address=0, tx_delay="fpga"),),
     leds=(("link0", ("rgb_led", 0, "g")), ("activity0", ("rgb_led", 1, "b")), ("fault", ("rgb_led", 2, "r"))),
     program=("--board", "ecpix5"),
-    serial_connector=("pmod", 0),
-    serial_pins="1 2 3 4",
 )

@@ -43,6 +43,14 @@ class Clock:
         return self.reached >= self.asked
 
 
+_SHELL = "standalone."
+"""What boards have around the engine, host memory and bridge; names are told from inside it."""
+
+
+def _inside(named: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name.removeprefix(_SHELL): value for name, value in named.items()}
+
+
 class Netlist:
     """The flattened netlist of a board.
 
@@ -63,8 +71,8 @@ class Netlist:
         modules = json.loads(path.read_text())["modules"]
         if top not in modules:
             raise ValueError(f"{path} must have a module {top!r}, not only {', '.join(modules) or 'none'}")
-        self._cells: dict[str, dict[str, Any]] = modules[top]["cells"]
-        self._nets: dict[str, dict[str, Any]] = modules[top].get("netnames", {})
+        self._cells: dict[str, dict[str, Any]] = _inside(modules[top]["cells"])
+        self._nets: dict[str, dict[str, Any]] = _inside(modules[top].get("netnames", {}))
         self._scopes = {name for name, cell in self._cells.items() if cell["type"] == "$scopeinfo"}
         self._names_of_bit: dict[int, list[str]] = defaultdict(list)
         for name, net in self._nets.items():
