@@ -110,7 +110,9 @@ class Source(IntEnum):
     SLOT_A = 2
     SLOT_B = 3
     HOST = 4
-    """An image that the host has loaded."""
+    """An image that the host has loaded, and whose CRC-32 was right."""
+    UNCHECKED = 5
+    """Words that the host has written to ``engine.code_data`` itself."""
 
 
 class SlotResult(IntEnum):
