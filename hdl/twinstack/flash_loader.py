@@ -484,8 +484,8 @@ class FlashLoader(wiring.Component):
                         m.d.sync += [version.eq(found_version), sequence.eq(found_sequence)]
                         m.next = "Release"
             with m.State("No Slot"):
-                # What code memory holds may run, if it is whole and its CRC was checked.
-                with m.If((source == Source.NONE) | (source == Source.UNCHECKED)):
+                # An image of a host, or of a slot that has no attempt left, had its turn: it does not run again.
+                with m.If(source != Source.DEFAULT):
                     m.d.sync += [error.eq(Error.NO_IMAGE), locked.eq(spoiled)]
                     m.next = "Idle"
                 with m.Else():

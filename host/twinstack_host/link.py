@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 
 class LinkError(OSError):
     """The engine cannot be reached, or does not answer in time."""
+
+
+class LoaderPort(ABC):
+    """Registers of the loader of firmware (:mod:`twinstack.proto.flash_map`); addresses are byte offsets in its page."""
+
+    @abstractmethod
+    def read(self, offset: int) -> int:
+        """Read a 32-bit register; raises :class:`LinkError` if it does not answer."""
+
+    @abstractmethod
+    def write(self, offset: int, value: int) -> None:
+        """Write a 32-bit register; raises :class:`LinkError` like :meth:`read`."""
+
+    def read_words(self, offset: int, count: int) -> list[int]:
+        """Read ``count`` registers from ``offset`` on; a link may have a faster way."""
+        return [self.read(offset + 4 * index) for index in range(count)]
+
+    def write_words(self, offset: int, words: Sequence[int], *, incrementing: bool) -> None:
+        """Write words to ascending registers, or all to one; a link may have a faster way."""
+        for index, word in enumerate(words):
+            self.write(offset + 4 * index * incrementing, word)
 
 
 class HostLink(ABC):
@@ -20,6 +42,11 @@ class HostLink(ABC):
     def is_shared(self) -> bool:
         """Several programs use the engine, each with a queue of its own; it runs already, and stays as it is."""
         return False
+
+    @property
+    def loader(self) -> LoaderPort | None:
+        """The loader of firmware and flash, on boards that have one."""
+        return None
 
     @property
     @abstractmethod

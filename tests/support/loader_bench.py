@@ -159,8 +159,8 @@ class LoaderBench:
         """The status once the loader is not busy."""
         from cocotb.triggers import ClockCycles
 
-        for _ in range(20_000):
-            await ClockCycles(self.dut.clk, 50)
+        for _ in range(5_000):
+            await ClockCycles(self.dut.clk, 200)
             if not (status := await self.status())["busy"]:
                 return status
         raise AssertionError("the loader stays busy")

@@ -90,7 +90,7 @@ def boot(
             header["sequence"],
             attempt,
         )
-    if source in (Source.NONE, Source.UNCHECKED):
+    if source != Source.DEFAULT:
         return Boot(source, Error.NO_IMAGE, results)
     return Boot(source, Error.NONE, results)
 
