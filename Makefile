@@ -16,7 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A process for each processor; tests of one file stay together, for they share an engine. JOBS=0: none but pytest itself.
 JOBS ?= $(shell nproc)
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Files in the order of their names: pytest-xdist would start those with few, long tests last.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # The exporter names things in the order of string hashes; a fixed seed keeps the cached models valid.
 export PYTHONHASHSEED := 0
 READY := build/.venv build/.packages

@@ -47,6 +47,7 @@ OFTEN_RIGHT = frozenset(Operation) - {
     Operation.RESOLVE,
     Operation.PING,
     Operation.DISPATCH_CONFIG,
+    Operation.NETIF_CONFIG,
 }
 """The others need luck."""
 GIVE_UP_SECONDS = 30
