@@ -140,6 +140,25 @@
     1 /* they measure the window against the PBUF_POOL that nothing uses                                     \
        */
 
+/* --- The small profile, see docs/firmware.md --- */
+#ifdef TWINSTACK_SMALL
+#undef LWIP_DHCP
+#define LWIP_DHCP 0
+#undef LWIP_DNS
+#define LWIP_DNS 0
+#undef LWIP_IGMP
+#define LWIP_IGMP 0
+#undef LWIP_IPV6_MLD
+#define LWIP_IPV6_MLD 0
+#undef LWIP_IPV6_REASS
+#define LWIP_IPV6_REASS 0
+#undef LWIP_ND6_QUEUEING
+#define LWIP_ND6_QUEUEING              0
+#define LWIP_ND6_TCP_REACHABILITY_HINTS 0
+#undef LWIP_IPV6_NUM_ADDRESSES
+#define LWIP_IPV6_NUM_ADDRESSES 1
+#endif
+
 /* --- Hooks --- */
 #define LWIP_HOOK_FILENAME         "lwip_hooks.h"
 #define LWIP_NETIF_STATUS_CALLBACK 1 /* leases of DHCP come and go */

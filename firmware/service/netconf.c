@@ -188,6 +188,11 @@ static int parse(const struct service *service, const uint32_t *sqe, struct port
     if (port >= service->stack->ports) {
         return -E_INVAL;
     }
+#ifdef TWINSTACK_SMALL
+    if (family == TS_AF_INET6 || TS_WORD_GET(words, TS_NETIF_CONFIG_DHCP) != 0u) {
+        return -E_OPNOTSUPP;
+    }
+#endif
     *config = service->netconf.config[port];
     int error = family == TS_AF_INET ? parse4(words, config) : parse6(words, config);
     if (error == 0 && (mac_low(config->mac) | mac_high(config->mac)) == 0u) { /* keep the present one */

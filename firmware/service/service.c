@@ -182,6 +182,9 @@ int address_parse(const uint32_t *words, ip_addr_t *address, uint16_t *port)
         *address = (ip_addr_t)IPADDR4_INIT(bytes[0]);
         return (scope | bytes[1] | bytes[2] | bytes[3] | words[7]) != 0u ? -E_INVAL : 0;
     }
+#ifdef TWINSTACK_SMALL
+    return -E_AFNOSUPPORT;
+#else
     if (family != TS_AF_INET6) {
         return -E_AFNOSUPPORT;
     }
@@ -194,6 +197,7 @@ int address_parse(const uint32_t *words, ip_addr_t *address, uint16_t *port)
     }
     ip6_addr_set_zone(ip6, ip6_addr_has_scope(ip6, IP6_UNKNOWN) ? (u8_t)scope : IP6_NO_ZONE);
     return 0;
+#endif
 }
 
 void address_write(uint32_t words[TS_SOCKET_ADDRESS_WORDS], const ip_addr_t *address, uint16_t port)

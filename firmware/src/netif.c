@@ -29,6 +29,7 @@ static err_t link_output(struct netif *netif, struct pbuf *p)
     return error == 0 ? ERR_OK : error == -E_AGAIN ? ERR_MEM : ERR_VAL;
 }
 
+#ifndef TWINSTACK_SMALL
 static err_t filter_group(struct netif *netif, const ip4_addr_t *group, enum netif_mac_filter_action action)
 {
     struct stack *stack = netif->state;
@@ -49,6 +50,8 @@ static err_t filter_group6(struct netif *netif, const ip6_addr_t *group, enum ne
     return ERR_OK;
 }
 
+#endif
+
 static err_t on_netif_add(struct netif *netif)
 {
     struct stack *stack = netif->state;
@@ -60,8 +63,10 @@ static err_t on_netif_add(struct netif *netif)
     netif->mtu = MTU;
     netif->hwaddr_len = ETH_HWADDR_LEN;
     netif->flags = NETIF_FLAG_BROADCAST | NETIF_FLAG_ETHERNET | NETIF_FLAG_IGMP | NETIF_FLAG_MLD6;
+#ifndef TWINSTACK_SMALL
     netif_set_igmp_mac_filter(netif, filter_group);
     netif_set_mld_mac_filter(netif, filter_group6);
+#endif
     return ERR_OK;
 }
 
@@ -118,6 +123,7 @@ static void configure4(struct stack *stack, struct netif *netif, const struct po
     }
 }
 
+#ifndef TWINSTACK_SMALL
 /* Static addresses have slot 1, those of router advertisements what is free. Every core does duplicate detection for
  * itself: the second solicitation does no harm. */
 static void configure6(struct stack *stack, struct netif *netif, const struct port_config *config,
@@ -159,6 +165,7 @@ static void configure6(struct stack *stack, struct netif *netif, const struct po
         netif->rs_count = 0;
     }
 }
+#endif
 
 void ports_configure(struct stack *stack, uint32_t port, const struct port_config *config)
 {
@@ -190,7 +197,9 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
         configure4(stack, netif, config);
         lease_update(stack, port);
     }
+#ifndef TWINSTACK_SMALL
     configure6(stack, netif, config, new_mac);
+#endif
 }
 
 static struct netif *netif_of_address(const struct stack *stack, uint32_t address)
