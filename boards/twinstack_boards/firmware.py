@@ -11,7 +11,7 @@ from .board import Board
 
 
 def firmware_words(board: Board) -> list[int]:
-    """Words of code memory for ``board``: the default firmware image, built if need be.
+    """Words of code memory for ``board``: the socket firmware for its configuration, built if need be.
 
     Raises
     ------
@@ -20,6 +20,6 @@ def firmware_words(board: Board) -> list[int]:
     """
     from twinstack_sim.firmware import build_firmware
 
-    image = build_firmware().read_bytes()
+    image = build_firmware(config=board.config).read_bytes()
     body = check_image(image, engine_abi=ABI_VERSION, code_bytes=board.config.code_bytes)
     return list(struct.unpack(f"<{len(body) // 4}I", body))

@@ -11,7 +11,8 @@
 
 #ifdef TWINSTACK_SMALL
 #undef IP_IS_V6
-#define IP_IS_V6(address) (false && (address) != NULL) /* addresses of both families exist, but none comes in */
+#define IP_IS_V6(address)                                                                                    \
+    (false && (address) != NULL) /* addresses of both families exist, but none comes in */
 #endif
 
 /* --- console: log of this core, read by the host; what does not fit is dropped and counted by hardware ---

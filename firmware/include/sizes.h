@@ -25,12 +25,20 @@
 #define RX_OTHER_RING_LOG2    LOG2_CEIL(RX_OTHER_LARGE + RX_OTHER_SMALL)
 #define RX_OTHER_RING_ENTRIES (1u << RX_OTHER_RING_LOG2)
 
-#define TX_RING_LOG2    4u /* frames on their way; more wait in TCP */
+#ifdef TWINSTACK_SMALL
+#define TX_RING_LOG2 3u
+#else
+#define TX_RING_LOG2 4u /* frames on their way; more wait in TCP */
+#endif
 #define TX_RING_ENTRIES (1u << TX_RING_LOG2)
 #define SQ_RING_LOG2    3u /* deliveries; more wait in the host's ring */
 #define SQ_RING_ENTRIES (1u << SQ_RING_LOG2)
-#define DMA_QUEUE       16u /* host DMA transfers of one direction, waiting or in hardware */
-#define MESSAGE_QUEUE   8u  /* messages to other cores that wait for space */
+#ifdef TWINSTACK_SMALL
+#define DMA_QUEUE 12u
+#else
+#define DMA_QUEUE 16u /* host DMA transfers of one direction, waiting or in hardware */
+#endif
+#define MESSAGE_QUEUE 8u /* messages to other cores that wait for space */
 
 /* The shared region: port directory, masks of the multicast filters, fates of spread UDP sockets; what the dispatcher was set
  * to (rules.c); then handover.c. */
@@ -46,23 +54,33 @@
 #define SCRATCH_BYTES  128u /* small results on their way to host memory lie in the last TX buffer */
 #define SCRATCH_PIECES (TS_TX_BUFFER_BYTES / SCRATCH_BYTES)
 
+#ifdef TWINSTACK_SMALL
+#define SOCKETS          16
+#define LISTENERS        4
+#define UDP_SOCKETS      1 /* none; arrays want one */
+#define UDP_SPREAD       0u
+#define OPERATIONS       34
+#define TCP_PCBS         (SOCKETS + 2)
+#define TX_FIRST_RESERVE 1u
+#else
 #ifndef SOCKETS
 #define SOCKETS 64
 #endif
-#define LISTENERS            8
-#define UDP_SOCKETS          16
-#define UDP_SPREAD           SHARED_SPREAD_WORDS
-#define OPERATIONS           98                 /* operations that one core can have pending */
-#define PINGS                4u                 /* in progress on a core */
-#define RESOLVES             4u                 /* likewise, as lwIP's table has */
-#define OPERATIONS_RESERVE   2u                 /* of them for CLOSE, ABORT and CANCEL only */
-#define TCP_PCBS             (SOCKETS + 4)      /* a few more for TIME_WAIT and half-open connections */
-#define TCP_SEGMENTS         (SOCKETS + 2 * 16) /* a SYN or FIN for each socket, and data */
-#define SOCKET_QUOTA_BUFFERS 2u                 /* RX buffers of a socket without a posted RECV */
-#define SOCKET_WINDOW_MAX    (8u * 1460u)       /* advertised at most */
-#define SOCKET_TX_BUFFERS    8                  /* TX buffers that one socket may hold */
-#define TX_FIRST_RESERVE     3u                 /* TX buffers only for sockets that have none */
-#define RX_LARGE_RESERVE     (RX_LARGE / 2u)    /* fewer of these, or of those, free: the quota is enforced */
+#define LISTENERS        8
+#define UDP_SOCKETS      16
+#define UDP_SPREAD       SHARED_SPREAD_WORDS
+#define OPERATIONS       98            /* operations that one core can have pending */
+#define TCP_PCBS         (SOCKETS + 4) /* a few more for TIME_WAIT and half-open connections */
+#define TX_FIRST_RESERVE 3u            /* TX buffers only for sockets that have none */
+#endif
+#define PINGS                4u                              /* in progress on a core */
+#define RESOLVES             4u                              /* likewise, as lwIP's table has */
+#define OPERATIONS_RESERVE   2u                              /* of them for CLOSE, ABORT and CANCEL only */
+#define TCP_SEGMENTS         (SOCKETS + 2 * TX_RING_ENTRIES) /* a SYN or FIN for each socket, and data */
+#define SOCKET_QUOTA_BUFFERS 2u              /* RX buffers of a socket without a posted RECV */
+#define SOCKET_WINDOW_MAX    (8u * 1460u)    /* advertised at most */
+#define SOCKET_TX_BUFFERS    8               /* TX buffers that one socket may hold */
+#define RX_LARGE_RESERVE     (RX_LARGE / 2u) /* fewer of these, or of those, free: the quota is enforced */
 #define RX_SMALL_RESERVE     (RX_SMALL / 2u)
 /* Large buffers that no window promises: what the other queue may hold, or, without small buffers, room for control
  * traffic and acknowledgements. */
@@ -86,7 +104,9 @@
 #define UDP_TX_SHARED  6u /* TX buffers of all beyond which a socket gets only one */
 #define UDP_TX_MAX     (TX_BUFFERS < 10u ? TX_BUFFERS / 2u : 8u)
 
-#ifdef TWINSTACK_HOST
+#ifdef TWINSTACK_SMALL
+#define LWIP_HEAP_BYTES 4352
+#elif defined(TWINSTACK_HOST)
 #define LWIP_HEAP_BYTES 16384 /* structures are twice as large with 64-bit pointers */
 #else
 #define LWIP_HEAP_BYTES 8192 /* headers of segments in flight, and a ping of 1,500 bytes */

@@ -74,10 +74,12 @@ struct stack {
     void (*echo)(void *context, uint32_t word, int32_t length);
     void *unreachable_context;
     bool in_timers;
+#ifndef TWINSTACK_SMALL
     struct {
         uint8_t counts[TS_CONFIG_PORTS][64]; /* groups of this core that want a bit of the filter */
         uint8_t dirty;                       /* ports whose filter is not what it should be */
     } multicast;
+#endif
 };
 
 /* The program on top. Each function returns how much it did, so that the executive knows when to idle. */

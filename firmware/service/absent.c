@@ -1,4 +1,4 @@
-/* What the small profile leaves out: IPv6, UDP sockets, DHCP, DNS, groups. Operations that need it end with EOPNOTSUPP. */
+/* What the small profile leaves out: IPv6, UDP, DHCP, DNS, groups, fragments. Operations that need it end with EOPNOTSUPP. */
 #include "service.h"
 #include "lwip/ethip6.h"
 #include "lwip/icmp6.h"
@@ -120,6 +120,21 @@ int multicast_filter(struct stack *stack, uint32_t port, const uint8_t mac[6], b
 {
     (void)stack, (void)port, (void)mac, (void)join;
     return 0;
+}
+
+void handover_init(struct stack *stack)
+{
+    (void)stack;
+}
+
+void handover_message(struct stack *stack, uint32_t sender, const uint32_t words[4])
+{
+    (void)stack, (void)sender, (void)words;
+}
+
+void handover_tick(struct stack *stack)
+{
+    (void)stack;
 }
 
 void ip6_init(struct stack *stack)

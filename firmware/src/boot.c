@@ -23,7 +23,7 @@ int boot_check(void)
         return -E_INVAL;
     }
     if (TS_GET(memory, TS_CORE_MEMORY_DATA_KIB) * 1024u < TS_CONFIG_DATA_BYTES ||
-        TS_GET(memory, TS_CORE_MEMORY_RX_KIB) * 1024u < TS_CONFIG_RX_BANK_BYTES ||
+        TS_GET(memory, TS_CORE_MEMORY_RX_KIB) * 1024u < TS_CONFIG_RX_BANK_BYTES / 1024u * 1024u ||
         TS_GET(memory, TS_CORE_MEMORY_TX_KIB) * 1024u < TX_BUFFERS * TS_TX_BUFFER_BYTES) {
         console_printf("core %u: memories %08x KiB are smaller than the firmware was built for: stopped\n",
                        core_number(), memory);

@@ -202,6 +202,7 @@ void ports_configure(struct stack *stack, uint32_t port, const struct port_confi
 #endif
 }
 
+#ifndef TWINSTACK_SMALL
 static struct netif *netif_of_address(const struct stack *stack, uint32_t address)
 {
     for (uint32_t port = 0; port < stack->ports; port++) {
@@ -212,6 +213,7 @@ static struct netif *netif_of_address(const struct stack *stack, uint32_t addres
     }
     return NULL;
 }
+#endif
 
 /* Checksum of a TCP or UDP datagram that hardware could not check; `p` starts at a sane IPv4 header. */
 bool ports_checksum_ok(struct pbuf *p, const struct ip_hdr *header)
@@ -233,6 +235,7 @@ bool ports_checksum_ok(struct pbuf *p, const struct ip_hdr *header)
     return ok;
 }
 
+#ifndef TWINSTACK_SMALL
 /* Which core a reassembled packet is for: fragments meet by address, connections by the whole tuple, datagrams by the
  * port. A number that no core has if nobody knows. */
 static uint32_t core_of(struct stack *stack, const struct pbuf *p, const struct ip_hdr *header)
@@ -257,6 +260,7 @@ static uint32_t core_of(struct stack *stack, const struct pbuf *p, const struct 
     }
     return core;
 }
+#endif
 
 /* Called by ip4_input() with the version checked. Reassembles here, so that lwIP never answers another core's
  * segment with RST, and checks what the hardware did not. Returns nonzero if the packet was consumed. */
@@ -293,6 +297,12 @@ int hook_ip4_input(struct pbuf *p, struct netif *input)
         }
         return 0;
     }
+#ifdef TWINSTACK_SMALL
+    stack->rx.dropped++; /* fragments are not put together */
+    pbuf_free(p);
+    (void)input;
+    return 1;
+#else
     if (netif_of_address(stack, header->dest.addr) == NULL) {
         stack->rx.dropped++; /* fragments to a group: nobody listens */
         pbuf_free(p);
@@ -317,6 +327,7 @@ int hook_ip4_input(struct pbuf *p, struct netif *input)
     }
     ip4_input(p, input); /* whole now: comes back here with p->next set and passes */
     return 1;
+#endif
 }
 
 static uint32_t rotate(uint32_t value, unsigned bits)
