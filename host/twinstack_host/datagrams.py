@@ -11,13 +11,12 @@ from functools import partial
 from twinstack.proto.queues import SOCKET_ADDRESS, Operation
 
 from .address import SocketAddress, unpack_socket_address
-from .device import BLOCK_BYTES
 from .endpoints import READ_AHEAD_BYTES, RECEIVES, Endpoint
 from .memory import OutOfMemory
 from .reactor import Reactor
 
-DATAGRAM_BYTES = BLOCK_BYTES - 64
-"""Largest datagram that is received whole; the rest of the block holds the sender's address."""
+SENDER_BYTES = 64
+"""End of a block that holds the sender's address; what is before it is the largest datagram that is received whole."""
 DATAGRAMS_SENT = 8
 
 
@@ -34,6 +33,7 @@ class Datagrams(Endpoint):
         )
         self._sending = 0
         self._receiving = 0
+        self.largest = self.device.pool.block_bytes - SENDER_BYTES
 
     @property
     def readable(self) -> bool:
@@ -115,7 +115,7 @@ class Datagrams(Endpoint):
     def _pump_receives(self) -> None:
         while True:
             with self.lock:
-                wanted = self.received_bytes + self._receiving * BLOCK_BYTES < READ_AHEAD_BYTES
+                wanted = self.received_bytes + self._receiving * self.device.pool.block_bytes < READ_AHEAD_BYTES
                 if not self.handle or not wanted or self.dead or self.closing or self._receiving >= RECEIVES:
                     return
                 core = self.handle >> 28 & 7
@@ -137,15 +137,15 @@ class Datagrams(Endpoint):
                 partial(self._on_received, block),
                 handle=self.handle,
                 buffer=block,
-                length=DATAGRAM_BYTES,
-                inline=(block + DATAGRAM_BYTES).to_bytes(8, "little"),
+                length=self.largest,
+                inline=(block + self.largest).to_bytes(8, "little"),
             )
 
     def _on_received(self, block: int, result: int) -> None:
         data, sender, whole = b"", b"", 0
         if result >= 0:
             data = self.device.link.read(block, result) if result else b""
-            sender = self.device.link.read(block + DATAGRAM_BYTES, SOCKET_ADDRESS.size_bytes)
+            sender = self.device.link.read(block + self.largest, SOCKET_ADDRESS.size_bytes)
             whole = SOCKET_ADDRESS.unpack(sender)["extra"]
         self.device.pool.give(block)
         with self.lock:

@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from .socket import SocketModule
 
 BLOCK_BYTES = 4096
+"""A buffer, where host memory is large."""
+SIZES = ((64 * 1024, 64, 256, BLOCK_BYTES), (16 * 1024, 16, 64, 1024), (0, 8, 32, 512))
+"""From this size of host memory on: entries of both rings, bytes of a buffer."""
+
+CONSOLE_VALID = 1 << 31
+CONSOLE_AT_ONCE = 32
+LOAD_BYTES = 4096
+"""Of a firmware image between two reports of progress."""
 
 DEFAULT_KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
 """Toeplitz key of the published RSS verification suite, set where nobody has set one: a zero key hashes all to zero."""
@@ -81,10 +89,10 @@ class Device:
     link : HostLink
         Way to the engine.
     sq_entries, cq_entries : int, powers of two
-        Ring sizes.
+        Ring sizes; default: by the size of host memory, :data:`SIZES`, as that of buffers.
     timeout : float
         Seconds of engine time that an operation which needs no peer may take, and the start of the cores.
-    shared_bytes : int, multiple of 4096
+    shared_bytes : int, multiple of 4096, or of a buffer's size where that is smaller
         Bytes at the end of host memory that the engine may use, too, but that this Device leaves to others
         (:class:`.server.LinkServer` gives them to its clients).
 
@@ -100,16 +108,20 @@ class Device:
         self,
         link: HostLink,
         *,
-        sq_entries: int = 64,
-        cq_entries: int = 256,
+        sq_entries: int | None = None,
+        cq_entries: int | None = None,
         timeout: float = 5.0,
         shared_bytes: int = 0,
     ):
+        chosen = next(sizes for sizes in SIZES if link.memory_size >= sizes[0])
+        self.block_bytes = chosen[3]
+        sq_entries = chosen[1] if sq_entries is None else sq_entries
+        cq_entries = chosen[2] if cq_entries is None else cq_entries
         for name, entries in (("sq_entries", sq_entries), ("cq_entries", cq_entries)):
             if entries < 2 or entries > 1 << 15 or entries & (entries - 1):
                 raise ValueError(f"{name} must be a power of two from 2 to 32768, not {entries!r}")
-        if shared_bytes < 0 or shared_bytes % BLOCK_BYTES:
-            raise ValueError(f"shared_bytes must be a multiple of {BLOCK_BYTES}, not {shared_bytes!r}")
+        if shared_bytes < 0 or shared_bytes % self.block_bytes:
+            raise ValueError(f"shared_bytes must be a multiple of {self.block_bytes}, not {shared_bytes!r}")
         self.link = link
         self.timeout = timeout
         self.lock = FairLock()
@@ -129,14 +141,14 @@ class Device:
         self.follow_up: Callable[[], None] | None = None
         self._sq_entries, self._cq_entries = sq_entries, cq_entries
         ring_bytes = sq_entries * SQE.size_bytes + cq_entries * CQE.size_bytes
-        first = -(-ring_bytes // BLOCK_BYTES) * BLOCK_BYTES
-        least = first + BLOCK_BYTES + shared_bytes
+        first = -(-ring_bytes // self.block_bytes) * self.block_bytes
+        least = first + self.block_bytes + shared_bytes
         if link.memory_size < least:
             raise ValueError(f"host memory must have at least {least} bytes, not {link.memory_size!r}")
         self._sq_base = link.memory_base
         self._cq_base = link.memory_base + sq_entries * SQE.size_bytes
-        self.pool = BlockPool(link.memory_base + first, link.memory_size - first - shared_bytes, BLOCK_BYTES)
-        self.shared_base = self.pool.base + self.pool.count * BLOCK_BYTES
+        self.pool = BlockPool(link.memory_base + first, link.memory_size - first - shared_bytes, self.block_bytes)
+        self.shared_base = self.pool.base + self.pool.count * self.block_bytes
         self.shared_bytes = shared_bytes
         self._sq_tail = self._sq_head = self._cq_head = 0
         self._next_user_data = 1
@@ -164,9 +176,11 @@ class Device:
             self.registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
             refused = self.registers.read(ENGINE, "code_refused")
             self.registers.write(ENGINE, "code_address", 0)
-            for offset in range(0, len(body), 4):
-                self.registers.write(ENGINE, "code_data", int.from_bytes(body[offset : offset + 4], "little"))
-                if progress is not None and offset % 4096 == 0:
+            for offset in range(0, len(body), LOAD_BYTES):
+                piece = body[offset : offset + LOAD_BYTES]
+                words = [int.from_bytes(piece[at : at + 4], "little") for at in range(0, len(piece), 4)]
+                self.registers.write_all(ENGINE, "code_data", words)
+                if progress is not None:
                     progress(offset, len(body))
             if self.registers.read(ENGINE, "code_refused") != refused:
                 raise EngineError(errno.EIO, "the engine refused words of the firmware image")
@@ -194,9 +208,7 @@ class Device:
             if not any(registers.read(DISPATCH, "key", index=index) for index in range(10)):
                 self.set_hash_key(DEFAULT_KEY)
             registers.write(QUEUE, "control", 0)
-            registers.write(WINDOW, "base", self.pool.base)
-            registers.write(WINDOW, "limit", self.shared_base + self.shared_bytes - 1)
-            registers.write_fields(WINDOW, "control", read=1, write=1)
+            self._set_up_window()
             self._set_up_queue()
             registers.write(ENGINE, "reset_cores", 0)
             deadline = self.link.clock() + self.timeout
@@ -231,7 +243,15 @@ class Device:
             if alive != (1 << self.cores) - 1:
                 raise EngineError(errno.ENODEV, f"the engine must run with all {self.cores} cores, not {alive:#x}")
             self.registers.write(QUEUE, "control", 0)
+            if not self.link.is_shared:
+                self._set_up_window()
             self._set_up_queue()
+
+    def _set_up_window(self) -> None:
+        """What the engine may reach: the buffers, and what is left to others."""
+        self.registers.write(WINDOW, "base", self.pool.base)
+        self.registers.write(WINDOW, "limit", self.shared_base + self.shared_bytes - 1)
+        self.registers.write_fields(WINDOW, "control", read=1, write=1)
 
     def _set_up_queue(self) -> None:
         """Empty rings, and the queue enabled; it must be disabled."""
@@ -268,8 +288,10 @@ class Device:
     def read_console(self) -> None:
         """Move what the cores have printed into :attr:`console_text`."""
         for core in range(self.cores):
-            while (word := self.registers.read_fields(HOST_CORE, "console", instance=core))["valid"]:
-                self._console[core].append(word["data"])
+            words = self.registers.read_all(HOST_CORE, "console", 1, instance=core)
+            while words[-1] & CONSOLE_VALID:
+                words += self.registers.read_all(HOST_CORE, "console", CONSOLE_AT_ONCE, instance=core)
+            self._console[core] += bytes(word & 0xFF for word in words if word & CONSOLE_VALID)
             self.console_text[core] = self._console[core].decode("utf-8", "replace")
 
     # --- Queues ----------------------------------------------------------------------------------------------------
@@ -352,7 +374,10 @@ class Device:
             while True:
                 slot = self._cq_head % self._cq_entries
                 phase = 1 ^ (self._cq_head // self._cq_entries & 1)
-                entry = CQE.unpack(self.link.read(self._cq_base + slot * CQE.size_bytes, CQE.size_bytes))
+                address = self._cq_base + slot * CQE.size_bytes
+                if self.link.tears and self._phase_at(address) != phase:
+                    break
+                entry = CQE.unpack(self.link.read(address, CQE.size_bytes))
                 if entry["phase"] != phase:
                     break
                 self._cq_head = (self._cq_head + 1) & 0xFFFF
@@ -376,6 +401,11 @@ class Device:
             if count and self.follow_up is not None:
                 self.follow_up()
             return count
+
+    def _phase_at(self, address: int) -> int:
+        """Phase of the entry at ``address``, from its last word, which the engine writes last."""
+        last = self.link.read(address + CQE.size_bytes - 4, 4)
+        return CQE.unpack(bytes(CQE.size_bytes - 4) + last)["phase"]
 
     def clock(self) -> float:
         """Seconds of the engine's own time."""

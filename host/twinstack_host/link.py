@@ -69,6 +69,11 @@ class HostLink(ABC):
         """
         return None
 
+    @property
+    def tears(self) -> bool:
+        """A :meth:`read` of several words may see the first ones before, and the last ones after the engine wrote them all."""
+        return False
+
     @abstractmethod
     def csr_read(self, offset: int) -> int:
         """Read the 32-bit register at byte ``offset``.
@@ -82,6 +87,15 @@ class HostLink(ABC):
     @abstractmethod
     def csr_write(self, offset: int, value: int) -> None:
         """Write the 32-bit register at byte ``offset``; raises :class:`LinkError` like :meth:`csr_read`."""
+
+    def csr_read_all(self, offset: int, count: int) -> list[int]:
+        """Read one register ``count`` times; a slow connection has a faster way than that."""
+        return [self.csr_read(offset) for _ in range(count)]
+
+    def csr_write_all(self, offset: int, values: Sequence[int]) -> None:
+        """Write ``values`` to one register, one after another."""
+        for value in values:
+            self.csr_write(offset, value)
 
     @abstractmethod
     def read(self, address: int, length: int) -> bytes:

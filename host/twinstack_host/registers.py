@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from twinstack.proto import memory_map
@@ -42,6 +43,16 @@ class Registers:
     def write(self, block: Block, name: str, value: int, *, instance: int = 0, index: int = 0) -> None:
         with self._lock:
             self._link.csr_write(self.address(block, name, instance=instance, index=index), value)
+
+    def read_all(self, block: Block, name: str, count: int, *, instance: int = 0) -> list[int]:
+        """``count`` reads of one register, one after another."""
+        with self._lock:
+            return self._link.csr_read_all(self.address(block, name, instance=instance), count)
+
+    def write_all(self, block: Block, name: str, values: Sequence[int]) -> None:
+        """Write ``values`` to one register, one after another."""
+        with self._lock:
+            self._link.csr_write_all(self.address(block, name), values)
 
     def read_fields(self, block: Block, name: str, *, instance: int = 0, index: int = 0) -> dict[str, int]:
         """The fields of a register by name."""

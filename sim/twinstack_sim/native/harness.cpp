@@ -1,5 +1,8 @@
 // The Verilated engine behind a C ABI: clocks, GMII pins, host memory, host CSR target, tick and interrupt.
 //
+// With TS_STANDALONE it is the standalone engine: host memory is inside, and a UART, bit by bit, is the only way
+// to it and to the registers.
+//
 // Time is event driven, in femtoseconds. Each clock has its own period and phase; only rising edges are
 // events. A clock falls together with the next event (of any clock), or just before its own next rise:
 // nothing in the design is sensitive to a falling edge, so the only thing this changes is the number of
@@ -35,7 +38,7 @@
 namespace
 {
 
-constexpr uint32_t kAbi = 2;
+constexpr uint32_t kAbi = 3;
 constexpr int kMaxPorts = 4;
 constexpr int kClocks = 1 + 2 * TS_PORTS; // sync, then rx and tx of each port
 constexpr int kGroups = 1 + TS_PORTS;     // of inputs: sync and all resets, then receive pins of each port
@@ -58,13 +61,15 @@ enum FrameFlags : uint32_t {
     kRunt = 16,
     kTruncated = 32
 };
-enum Stops : uint32_t { kStopFrame = 1, kStopIrq = 2 };
+enum Stops : uint32_t { kStopFrame = 1, kStopIrq = 2, kStopUart = 4 };
+enum UartFlags : uint32_t { kUartBadStop = 1, kUartBreak = 2 };
 enum Reasons : int {
     kReasonCycles = 0,
     kReasonFrame = 1,
     kReasonIrq = 2,
     kReasonFault = 3,
-    kReasonFinish = 4
+    kReasonFinish = 4,
+    kReasonUart = 5
 };
 enum CsrResults : int { kCsrOk = 0, kCsrErr = 1, kCsrTimeout = 2 };
 
@@ -135,6 +140,23 @@ struct Gmii {
     uint64_t idle = kInterFrameBytes; // TX bytes since the last frame
 };
 
+// The far end of a serial line, 8N1.
+struct Uart {
+    CData *rx = nullptr, *tx = nullptr; // the engine's pins
+    double bit = 0.0;                   // cycles; 0: the line is idle for ever
+    std::deque<uint16_t> to_engine;     // a byte, UartFlags above it
+    std::deque<uint8_t> from_engine;
+    uint32_t sending = 0; // bits to come, a one above them; 0: nothing
+    double send_at = 0.0;
+    int receiving = -1; // bit that is sampled next; -1: nothing
+    double sample_at = 0.0;
+    uint16_t received = 0;
+    bool was_high = true;
+    uint64_t bad_frames = 0;
+    uint64_t wanted = 1; // bytes in from_engine at which kStopUart stops
+};
+
+#ifndef TS_STANDALONE
 struct HostBus {
     const char *name;
     CData *cyc, *stb, *we, *sel, *cti, *ack, *err;
@@ -148,6 +170,7 @@ struct HostBus {
     uint8_t saved_we = 0, saved_sel = 0;
     uint64_t reads = 0, writes = 0, errors = 0;
 };
+#endif
 
 } // namespace
 
@@ -180,9 +203,12 @@ struct ts_model {
     uint32_t ticks_pending = 0;
     bool in_reset = true;
     bool irq = false;
-    bool saw_frame = false, saw_irq = false;
+    bool saw_frame = false, saw_irq = false, saw_uart = false;
     Gmii port[TS_PORTS];
+    Uart uart;
+#ifndef TS_STANDALONE
     HostBus bus[2];
+#endif
     bool csr_active = false, csr_done = false;
     CsrResults csr_result = kCsrOk;
     uint32_t csr_data = 0;
@@ -266,6 +292,11 @@ struct ts_model {
 #if TS_PORTS > 3
         TS_BIND_PORT(3)
 #endif
+#ifdef TS_STANDALONE
+        uart.rx = &top->uart_rx;
+        uart.tx = &top->uart_tx;
+        *uart.rx = 1;
+#else
 #define TS_BIND_BUS(index, prefix)                                                                           \
     bus[index].name = #prefix;                                                                               \
     bus[index].cyc = &top->prefix##___05Fcyc;                                                                \
@@ -280,6 +311,7 @@ struct ts_model {
     bus[index].err = &top->prefix##___05Ferr;
         TS_BIND_BUS(0, host_read)
         TS_BIND_BUS(1, host_write)
+#endif
     }
 
     void set_resets(uint8_t level)
@@ -394,7 +426,77 @@ struct ts_model {
         }
     }
 
+    // ---- serial line ----
+
+    void drive_uart()
+    {
+        const double now_cycle = double(cycles);
+        if (now_cycle < uart.send_at)
+            return;
+        if (uart.sending <= 1) {
+            if (uart.to_engine.empty())
+                return;
+            const uint16_t entry = uart.to_engine.front();
+            uart.to_engine.pop_front();
+            uart.sending = 1u << 10 | 1u << 9 | uint32_t(entry & 0xff) << 1; // start, data, stop
+            if (entry >> 8 & kUartBadStop)
+                uart.sending = 1u << 11 | 1u << 10 | uint32_t(entry & 0xff) << 1;
+            if (entry >> 8 & kUartBreak)
+                uart.sending = 1u << 25 | 1u << 24;
+            if (uart.send_at < now_cycle - 1.0) // it was idle: no fraction of a cycle to make good
+                uart.send_at = now_cycle;
+        }
+        const uint8_t level = uart.sending & 1;
+        uart.sending >>= 1;
+        uart.send_at += uart.bit;
+        if (*uart.rx != level) {
+            *uart.rx = level;
+            changed[0] = true;
+        }
+    }
+
+    void sample_uart()
+    {
+        const bool level = *uart.tx != 0;
+        if (uart.receiving < 0) {
+            if (uart.was_high && !level) {
+                uart.receiving = 0;
+                uart.received = 0;
+                uart.sample_at = double(cycles) + uart.bit / 2.0 - 0.5;
+            }
+        } else if (double(cycles) >= uart.sample_at) {
+            uart.received |= uint16_t(level) << uart.receiving;
+            uart.sample_at += uart.bit;
+            if (++uart.receiving == 10) {
+                uart.receiving = -1;
+                if ((uart.received & 1) || !(uart.received >> 9 & 1))
+                    ++uart.bad_frames;
+                uart.from_engine.push_back(uint8_t(uart.received >> 1));
+                saw_uart |= uart.from_engine.size() >= uart.wanted;
+            }
+        }
+        uart.was_high = level;
+    }
+
     // ---- host memory ----
+
+#ifdef TS_STANDALONE
+    void serve_host_memory()
+    {
+        if (in_reset || uart.bit == 0.0)
+            return;
+        sample_uart();
+        drive_uart();
+    }
+
+    void before_sync_edge()
+    {
+    }
+
+    void end_csr()
+    {
+    }
+#else
 
     void answer_request(HostBus &b)
     {
@@ -502,6 +604,8 @@ struct ts_model {
         csr_active = false;
     }
 
+#endif
+
     void after_sync_edge()
     {
         ++cycles;
@@ -564,6 +668,7 @@ struct ts_model {
     {
         saw_frame = false;
         saw_irq = false;
+        saw_uart = false;
         for (uint64_t n = 0; n < count; ++n) {
             step();
             if (faults)
@@ -572,6 +677,8 @@ struct ts_model {
                 return kReasonFrame;
             if (saw_irq && (stops & kStopIrq))
                 return kReasonIrq;
+            if (saw_uart && (stops & kStopUart))
+                return kReasonUart;
             if (context.gotFinish())
                 return kReasonFinish;
         }
@@ -630,6 +737,10 @@ TS_API int ts_irq(const ts_model *model)
 TS_API int ts_csr(ts_model *model, int write, uint32_t byte_address, uint32_t sel, uint32_t data,
                   uint64_t max_cycles, uint32_t *result)
 {
+#ifdef TS_STANDALONE
+    (void)model, (void)write, (void)byte_address, (void)sel, (void)data, (void)max_cycles, (void)result;
+    return kCsrErr;
+#else
     Vengine &top = *model->top;
     top.host_csr___05Fadr = (byte_address >> 2) & 0x1fff;
     top.host_csr___05Fwe = write != 0;
@@ -649,6 +760,55 @@ TS_API int ts_csr(ts_model *model, int write, uint32_t byte_address, uint32_t se
     }
     *result = model->csr_data;
     return model->csr_result;
+#endif
+}
+
+// Sets the cycles of a bit on the far end's side of the serial line (a fraction is allowed).
+TS_API void ts_uart_rate(ts_model *model, double cycles)
+{
+    model->uart.bit = cycles;
+}
+
+// Queues bytes for the engine's receiver; UartFlags spoil each of them.
+TS_API void ts_uart_push(ts_model *model, const uint8_t *bytes, uint64_t length, uint32_t flags)
+{
+    for (uint64_t n = 0; n < length; ++n)
+        model->uart.to_engine.push_back(uint16_t(bytes[n] | flags << 8));
+}
+
+// Bytes that the engine's receiver has not begun to get.
+TS_API uint64_t ts_uart_backlog(const ts_model *model)
+{
+    return model->uart.to_engine.size();
+}
+
+// Bytes that the engine has sent and nobody has taken.
+TS_API uint64_t ts_uart_waiting(const ts_model *model)
+{
+    return model->uart.from_engine.size();
+}
+
+// Takes up to `capacity` bytes that the engine has sent. Returns how many.
+TS_API uint64_t ts_uart_pop(ts_model *model, uint8_t *bytes, uint64_t capacity)
+{
+    uint64_t count = 0;
+    for (; count < capacity && !model->uart.from_engine.empty(); ++count) {
+        bytes[count] = model->uart.from_engine.front();
+        model->uart.from_engine.pop_front();
+    }
+    return count;
+}
+
+// kStopUart stops when so many bytes can be taken.
+TS_API void ts_uart_want(ts_model *model, uint64_t count)
+{
+    model->uart.wanted = count;
+}
+
+// Frames of the engine with a bad start or stop bit.
+TS_API uint64_t ts_uart_bad_frames(const ts_model *model)
+{
+    return model->uart.bad_frames;
 }
 
 // Changes the frequency of both clocks of a port. Returns 0, or -1 for a wrong port or frequency.
@@ -717,10 +877,15 @@ TS_API int64_t ts_frame_pop(ts_model *model, uint8_t *bytes, uint64_t capacity, 
 // Host memory words read, written, and accesses answered with err; bus 0 is host_read, 1 is host_write.
 TS_API void ts_bus_counts(const ts_model *model, int bus, uint64_t *reads, uint64_t *writes, uint64_t *errors)
 {
+#ifdef TS_STANDALONE
+    (void)model, (void)bus;
+    *reads = *writes = *errors = 0;
+#else
     const HostBus &b = model->bus[bus & 1];
     *reads = b.reads;
     *writes = b.writes;
     *errors = b.errors;
+#endif
 }
 
 // Violations of the bus protocol by the engine; the text tells the first. Clears them.
