@@ -14,7 +14,7 @@ from typing import Any
 from twinstack.proto import bridge_map as bridge
 from twinstack.proto.registers import QUEUE
 
-from .link import HostLink, LinkError
+from .link import HostLink, LinkError, LoaderPort
 from .registers import Registers
 
 BAUD = 1_000_000
@@ -95,7 +95,7 @@ class UartLink(HostLink):
         for attempt in range(2):
             try:
                 self._serial.reset_input_buffer()
-                words = self._read_words(bridge.PAGE_BASE, PAGE_WORDS)
+                words = self.read_words(bridge.PAGE_BASE, PAGE_WORDS)
                 if words[bridge.PAGE_IDENTITY // 4] == bridge.IDENTITY:
                     break
                 text = f"reads {words[0]:#010x} where a Twinstack bridge has {bridge.IDENTITY:#010x}"
@@ -122,27 +122,31 @@ class UartLink(HostLink):
         return self._page[bridge.PAGE_MEMORY_BYTES // 4]
 
     @property
+    def loader(self) -> LoaderPort:
+        return _LoaderPage(self)
+
+    @property
     def tears(self) -> bool:
         return True
 
     def csr_read(self, offset: int) -> int:
-        return self._read_words(bridge.CSR_BASE + offset, 1)[0]
+        return self.read_words(bridge.CSR_BASE + offset, 1)[0]
 
     def csr_write(self, offset: int, value: int) -> None:
-        self._write_words(bridge.CSR_BASE + offset, [value])
+        self.write_words(bridge.CSR_BASE + offset, [value])
 
     def csr_read_all(self, offset: int, count: int) -> list[int]:
-        return self._read_words(bridge.CSR_BASE + offset, count, fixed=True)
+        return self.read_words(bridge.CSR_BASE + offset, count, fixed=True)
 
     def csr_write_all(self, offset: int, values: Sequence[int]) -> None:
-        self._write_words(bridge.CSR_BASE + offset, values, fixed=True)
+        self.write_words(bridge.CSR_BASE + offset, values, fixed=True)
 
     def read(self, address: int, length: int) -> bytes:
         if not length:
             return b""
         first = address & ~3
         count = (address + length - first + 3) // 4
-        data = struct.pack(f"<{count}I", *self._read_words(first, count))
+        data = struct.pack(f"<{count}I", *self.read_words(first, count))
         return data[address - first : address - first + length]
 
     def write(self, address: int, data: bytes) -> None:
@@ -156,12 +160,12 @@ class UartLink(HostLink):
             if after:
                 end = address - before + len(data)
                 data = bytes(data) + self.read(end, after)
-            self._write_words(address - before, struct.unpack(f"<{len(data) // 4}I", data))
+            self.write_words(address - before, struct.unpack(f"<{len(data) // 4}I", data))
 
     def wait_interrupt(self, timeout: float) -> bool:
         began = time.monotonic()
         look_at = began + LOOK_S
-        while not self._read_words(_STATUS, 1)[0] & _IRQ:
+        while not self.read_words(_STATUS, 1)[0] & _IRQ:
             now = time.monotonic()
             if now - began >= timeout:
                 return False
@@ -179,13 +183,13 @@ class UartLink(HostLink):
     @property
     def page(self) -> dict[str, int]:
         """What the bridge says of itself now, by the names in :mod:`twinstack.proto.bridge_map`, in lower case."""
-        words = self._read_words(bridge.PAGE_BASE, PAGE_WORDS)
+        words = self.read_words(bridge.PAGE_BASE, PAGE_WORDS)
         names = [name for name in vars(bridge) if name.startswith("PAGE_") and name not in ("PAGE_BASE", "PAGE_BYTES")]
         return {name.removeprefix("PAGE_").lower(): words[getattr(bridge, name) // 4] for name in names}
 
     def check_line(self) -> None:
         """Raise LinkError if the bridge has lost anything on the line since the last look: writes have no answer."""
-        words = self._read_words(bridge.PAGE_BASE, PAGE_WORDS)
+        words = self.read_words(bridge.PAGE_BASE, PAGE_WORDS)
         before, self._counts = self._counts, words
         lost = [f"{words[at]} {name}" for name, at in COUNTERS.items() if before and words[at] != before[at]]
         if words[0] != bridge.IDENTITY:
@@ -227,11 +231,12 @@ class UartLink(HostLink):
         try:
             self._resynchronise()
             with contextlib.suppress(LinkError):
-                self._counts = self._read_words(bridge.PAGE_BASE, PAGE_WORDS)
+                self._counts = self.read_words(bridge.PAGE_BASE, PAGE_WORDS)
         finally:
             self._recovering = False
 
-    def _read_words(self, address: int, count: int, *, fixed: bool = False) -> list[int]:
+    def read_words(self, address: int, count: int, *, fixed: bool = False) -> list[int]:
+        """Read words at a byte address of the bridge: ascending, or one again and again."""
         code = bridge.READ_FIXED if fixed else bridge.READ_INCREMENTING
         commands, lengths = [], []
         for first in range(0, count, bridge.MAX_WORDS):
@@ -248,7 +253,8 @@ class UartLink(HostLink):
                     self._send(commands[ahead])
         return list(struct.unpack(f">{count}I", data))
 
-    def _write_words(self, address: int, values: Sequence[int], *, fixed: bool = False) -> None:
+    def write_words(self, address: int, values: Sequence[int], *, fixed: bool = False) -> None:
+        """Write words from a byte address of the bridge on, or all to it."""
         code = bridge.WRITE_FIXED if fixed else bridge.WRITE_INCREMENTING
         data = b""
         for first in range(0, len(values), bridge.MAX_WORDS):
@@ -282,6 +288,25 @@ class UartLink(HostLink):
                 errno.ETIMEDOUT, f"{self.port}: {length} bytes must come within {self._timeout:g} s, not {len(data)}"
             )
         return data
+
+
+class _LoaderPage(LoaderPort):
+    """The loader's page behind the bridge; without a loader all reads are ``NO_DATA``."""
+
+    def __init__(self, link: UartLink):
+        self._link = link
+
+    def read(self, offset: int) -> int:
+        return self.read_words(offset, 1)[0]
+
+    def write(self, offset: int, value: int) -> None:
+        self.write_words(offset, [value], incrementing=True)
+
+    def read_words(self, offset: int, count: int) -> list[int]:
+        return self._link.read_words(bridge.LOADER_BASE + offset, count)
+
+    def write_words(self, offset: int, words: Sequence[int], *, incrementing: bool) -> None:
+        self._link.write_words(bridge.LOADER_BASE + offset, words, fixed=not incrementing)
 
 
 def _command(code: int, address: int, words: int) -> bytes:
