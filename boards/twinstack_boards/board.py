@@ -14,6 +14,7 @@ from twinstack.standalone import StandaloneEngine
 
 from .clocking import Ecp5Clocks, TickGenerator
 from .device import Device
+from .flash_pins import attach_flash
 from .phy import NetworkPort
 from .port_pins import Management, StatusLeds
 from .rgmii import RgmiiPort
@@ -118,4 +119,5 @@ class BoardTop(Elaboratable):
         leds.attach(m, platform, board.leds)
         uart = platform.request(*board.uart)
         m.d.comb += [engine.uart_rx.eq(uart.rx.i), uart.tx.o.eq(engine.uart_tx)]
+        attach_flash(m, platform, engine.flash, clocks.reset)
         return m

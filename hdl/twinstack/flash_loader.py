@@ -350,8 +350,13 @@ class FlashLoader(wiring.Component):
                 m.d.sync += [slot.eq(0), choosing.eq(0), candidates.eq(0), version.eq(0), sequence.eq(0)]
                 m.d.sync += [one.eq(SlotResult.UNKNOWN) for one in results]
                 engine_write("reset_cores", 0xFF)
-                flash(FlashCommand.WAIT, 0, 0)
-                m.next = "Wait Ready"
+                # Nobody looks at the answer: it takes the first clocks, which not every clock output of an FPGA passes on.
+                flash(FlashCommand.IDENTIFY, 0, 3)
+                m.next = "Wake"
+            with m.State("Wake"):
+                with m.If(~spi.busy):
+                    flash(FlashCommand.WAIT, 0, 0)
+                    m.next = "Wait Ready"
             with m.State("Wait Ready"):
                 with m.If(~spi.busy & ~gate.request):
                     m.next = "Read Header"

@@ -1,4 +1,4 @@
-"""The engine with a host interface of its own: what a board without a processor has between its clocks and its pins."""
+"""The engine with a host interface and firmware of its own: what a board without a processor has between clocks and pins."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from amaranth.lib.wiring import In, Out, connect, flipped
 
 from .config import EngineConfig
 from .engine import Engine
+from .flash_loader import FlashLoader
 from .host_memory import HostMemory
 from .interfaces import GmiiPins, MdioPins
+from .proto.flash_map import FlashLayout
+from .spi_flash import SpiPins
 from .uart_bridge import UartBridge
 
 
 class StandaloneEngine(wiring.Component):
-    """Engine, host memory in block RAM, and a UART bridge to both for a PC.
+    """Engine, host memory in block RAM, a UART bridge to both for a PC, and a loader of firmware from flash.
 
     Parameters
     ----------
@@ -29,9 +32,11 @@ class StandaloneEngine(wiring.Component):
     code : sequence of int
         Initial words of code memory.
     autostart : bool
-        Leave reset with the cores running ``code``.
+        The cores may run ``code``, where no slot of the flash has firmware.
     stall_cycles : int or None
         After which the bridge gives up a command; default 100 ms.
+    slots : FlashLayout or None
+        Where firmware lies in the flash; default: from 2 MiB on.
 
     Members
     -------
@@ -41,6 +46,8 @@ class StandaloneEngine(wiring.Component):
         1 kHz pulse of one ``sync`` cycle.
     uart_rx : ``In(1)``, uart_tx : ``Out(1)``
         The serial line's pins, asynchronous.
+    flash : ``Out(SpiPins())``
+        The board's SPI flash. With ``cipo`` constant there is none.
     irq : ``Out(1)``
         The engine's host interrupt, for a LED; the PC sees it in a register.
 
@@ -59,15 +66,17 @@ class StandaloneEngine(wiring.Component):
         code: Sequence[int] = (),
         autostart: bool = False,
         stall_cycles: int | None = None,
+        slots: FlashLayout | None = None,
     ):
-        self._engine = Engine(config, code=code, autostart=autostart)
+        self._engine = Engine(config, code=code)
+        self._loader = FlashLoader(config, slots, default_image=autostart and len(code) > 0)
         self._memory = HostMemory(host_memory_bytes)
         self._bridge = UartBridge(config.sync_hz, baud, memory_bytes=host_memory_bytes, stall_cycles=stall_cycles)
         self.config = config
         super().__init__(
             {f"port{p}": Out(GmiiPins()) for p in range(config.ports)}
             | {f"mdio{p}": Out(MdioPins()) for p in range(config.ports)}
-            | {"tick": In(1), "uart_rx": In(1), "uart_tx": Out(1, init=1), "irq": Out(1)}
+            | {"tick": In(1), "uart_rx": In(1), "uart_tx": Out(1, init=1), "irq": Out(1), "flash": Out(SpiPins())}
         )
 
     def elaborate(self, platform):
@@ -81,13 +90,15 @@ class StandaloneEngine(wiring.Component):
         connect(m, engine.host_read, memory.read)
         connect(m, engine.host_write, memory.write)
         connect(m, bridge.memory, memory.port)
-        connect(m, bridge.csr, engine.host_csr)
+        m.submodules.loader = loader = self._loader
+        connect(m, bridge.csr, loader.host)
+        connect(m, bridge.loader, loader.page)
+        connect(m, loader.csr, engine.host_csr)
+        connect(m, loader.pins, flipped(self.flash))
         m.d.comb += [
             bridge.rx.eq(self.uart_rx),
             self.uart_tx.eq(bridge.tx),
             engine.tick.eq(self.tick),
             self.irq.eq(engine.irq),
-            # No loader here: whoever asks it gets an error.
-            bridge.loader.err.eq(bridge.loader.stb),
         ]
         return m

@@ -25,6 +25,7 @@ from twinstack.proto.registers import DISPATCH, ENGINE, HOST_CORE, QUEUE, WINDOW
 from .dispatch import DispatchConfig
 from .fair_lock import FairLock
 from .link import HostLink, LinkError
+from .loader import Loader
 from .memory import BlockPool
 from .netif import NetifStatus, config_block
 from .probe import ProbeAnswer, ask
@@ -172,6 +173,7 @@ class Device:
         if self.link.is_shared:
             raise EngineError(errno.EPERM, "the engine is shared and runs already: it cannot be loaded from here")
         body = check_image(image, engine_abi=self.abi, code_bytes=self.code_bytes)
+        self._await_loader()
         with self.lock:
             self.registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
             refused = self.registers.read(ENGINE, "code_refused")
@@ -201,6 +203,7 @@ class Device:
         if self.link.is_shared:
             self.attach()
             return
+        self._await_loader()
         registers = self.registers
         with self.lock:
             registers.write(ENGINE, "reset_cores", (1 << self.cores) - 1)
@@ -229,6 +232,11 @@ class Device:
                     )
                 self.link.wait_interrupt(0.001)
             self.read_console()
+
+    def _await_loader(self) -> None:
+        """A board boots for a while after power-up; until then, code memory and the cores are its loader's."""
+        if self.link.loader is not None:
+            Loader(self.link).wait()
 
     def attach(self) -> None:
         """Set up this program's queue on a running engine, which somebody else has started.
