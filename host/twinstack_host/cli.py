@@ -6,7 +6,7 @@ import argparse
 import importlib.metadata
 import sys
 
-from . import dispatch_cli, firmware_cli
+from . import board_cli, dispatch_cli, firmware_cli
 
 GROUP = "twinstack.commands"
 
@@ -22,6 +22,7 @@ def build_parser() -> tuple[argparse.ArgumentParser, dict[str, str]]:
     missing: dict[str, str] = {}
     dispatch_cli.add_commands(commands)
     firmware_cli.add_commands(commands)
+    board_cli.add_commands(commands)
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             entry.load()(commands)

@@ -42,6 +42,8 @@ SIZES = ((64 * 1024, 64, 256, BLOCK_BYTES), (16 * 1024, 16, 64, 1024), (0, 8, 32
 
 CONSOLE_VALID = 1 << 31
 CONSOLE_AT_ONCE = 32
+CONSOLE_BYTES = 1 << 16
+"""Kept of what a core has printed."""
 LOAD_BYTES = 4096
 """Of a firmware image between two reports of progress."""
 
@@ -156,6 +158,8 @@ class Device:
         self._pending: dict[int, Pending] = {}
         self._console = [bytearray() for _ in range(self.cores)]
         self.console_text = ["" for _ in range(self.cores)]
+        self.console_dropped = [0] * self.cores
+        """Bytes before those that are kept."""
         self.unexpected: list[tuple[int, int]] = []
 
     # --- Boot ------------------------------------------------------------------------------------------------------
@@ -300,7 +304,16 @@ class Device:
             while words[-1] & CONSOLE_VALID:
                 words += self.registers.read_all(HOST_CORE, "console", CONSOLE_AT_ONCE, instance=core)
             self._console[core] += bytes(word & 0xFF for word in words if word & CONSOLE_VALID)
+            beyond = max(0, len(self._console[core]) - CONSOLE_BYTES)
+            self.console_dropped[core] += beyond
+            del self._console[core][:beyond]
             self.console_text[core] = self._console[core].decode("utf-8", "replace")
+
+    def console_since(self, core: int, offset: int) -> tuple[int, bytes]:
+        """What ``core`` has printed from byte ``offset`` of it all on, as far as it was read and is kept, and where that begins."""
+        dropped = self.console_dropped[core]
+        first = max(offset, dropped)
+        return first, bytes(self._console[core][first - dropped :])
 
     # --- Queues ----------------------------------------------------------------------------------------------------
 

@@ -6,18 +6,16 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from twinstack.proto.descriptor import RuleAction
 
-from .device import Device
+from .connection import add_connection, open_device
 from .dispatch import KEY_BYTES, TABLE_ENTRIES, DispatchConfig, DispatchRule
-from .socket_link import SocketLink
 
 DESCRIPTION = """\
-Show how the engine that another program serves (twinstack sim --listen PATH) gives received frames to its cores, or set
-it. What is not named stays as it is. Connections that are open stay on their cores.
+Show how an engine gives received frames to its cores, or set it: one that another program serves (--connect), or the
+one on a board (--uart). What is not named stays as it is. Connections that are open stay on their cores.
 
 The flow table of connections and the table of UDP ports come first, then the rules in their order, then the hash of
 addresses and ports, whose low seven bits choose an entry of the indirection table.
@@ -166,7 +164,7 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_connect(parser)
+    add_connection(parser)
     parser.add_argument("--key", metavar="HEX", help=f"Toeplitz key, {2 * KEY_BYTES} hexadecimal digits")
     parser.add_argument("--hash", metavar="TYPES", help="what is hashed: tcp=ports|addresses,udp=ports|addresses")
     parser.add_argument("--indirection", metavar="CORES", help="cores of the 128 entries; fewer are repeated: 0,1")
@@ -174,11 +172,6 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--no-rules", action="store_true", help="remove all rules")
     parser.add_argument("--json", action="store_true", help="print the configuration as JSON")
     parser.set_defaults(run=run)
-
-
-def add_connect(parser: argparse.ArgumentParser) -> None:
-    """Add ``--connect`` of a sub-command that uses an engine which another program serves."""
-    parser.add_argument("--connect", type=Path, required=True, metavar="PATH", help="socket of the served engine")
 
 
 def wanted(arguments: argparse.Namespace) -> DispatchConfig | None:
@@ -203,9 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Do what ``twinstack dispatch`` was asked for; 2 for wrong values, 1 if the engine does not do it."""
     try:
         config = wanted(arguments)
-        with SocketLink(arguments.connect) as link:
-            device = Device(link)
-            device.attach()
+        with open_device(arguments) as device:
             if config is not None:
                 device.set_dispatch(config)
             print(describe(device.dispatch_config(), arguments.json))

@@ -28,6 +28,8 @@ WORD = struct.Struct("<I")
 NANOSECONDS = struct.Struct("<Q")
 WAITED = struct.Struct("<IQ")
 """Whether the interrupt is up, and nanoseconds that are left of the wait."""
+CONSOLE = struct.Struct("<IQ")
+"""Core, and the first byte that is wanted of all that it has printed."""
 ERROR = struct.Struct("<I")
 
 MAX_DATA_BYTES = 1 << 16
@@ -47,6 +49,8 @@ class LinkOperation(IntEnum):
     WRITE = 5
     WAIT = 6
     CLOCK = 7
+    CONSOLE = 8
+    """The only one that needs no HELLO."""
 
 
 class Status(IntEnum):
@@ -67,6 +71,7 @@ REQUEST_BYTES = {
     LinkOperation.WRITE: (ADDRESS.size, MAX_BODY_BYTES),
     LinkOperation.WAIT: (NANOSECONDS.size, NANOSECONDS.size),
     LinkOperation.CLOCK: (0, 0),
+    LinkOperation.CONSOLE: (CONSOLE.size, CONSOLE.size),
 }
 """Least and most bytes of a request's body."""
 

@@ -45,6 +45,8 @@ GRACE_SECONDS = 0.0005
 """Whoever was just answered may ask again within this before the engine goes on."""
 TURN_SECONDS = 0.005
 MESSAGES_A_TURN = 64
+CONSOLE_SECONDS = 0.05
+"""Time between two looks at the engine's console for those who ask."""
 
 BEYOND = 1 << 63
 """Set in a host address that the client may not use: the engine ends the operation with -EFAULT in its place."""
@@ -111,6 +113,8 @@ class _Client:
     life: int = 0
     drained: bool = True
     """Nothing whole is left in the reader."""
+    observes: bool = False
+    """It has asked for the console, which needs no place."""
     closing: bool = False
     gone: bool = False
 
@@ -124,7 +128,7 @@ class LinkServer:
         Started, with ``shared_bytes`` for the clients' memory. The caller may go on using it.
     path : Path
         Of the socket; only the user may connect. A socket that nobody listens on any more is replaced.
-    slice_bytes : int, multiple of 4096
+    slice_bytes : int, multiple of the device's buffers' size
         Host memory of each client. There are as many clients as ``device.shared_bytes`` holds.
 
     Raises
@@ -136,9 +140,10 @@ class LinkServer:
     """
 
     def __init__(self, device: Device, path: Path | str, *, slice_bytes: int = SLICE_BYTES):
-        if slice_bytes < 4096 or slice_bytes % 4096 or slice_bytes > device.shared_bytes:
+        unit = device.block_bytes
+        if slice_bytes < unit or slice_bytes % unit or slice_bytes > device.shared_bytes:
             raise ValueError(
-                f"slice_bytes must be a multiple of 4096 up to the {device.shared_bytes} bytes of shared_bytes,"
+                f"slice_bytes must be a multiple of {unit} up to the {device.shared_bytes} bytes of shared_bytes,"
                 f" not {slice_bytes!r}"
             )
         self.device = device
@@ -154,6 +159,7 @@ class LinkServer:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._closed = False
+        self._console_read = 0.0
 
     @property
     def clients(self) -> int:
@@ -186,7 +192,8 @@ class LinkServer:
             timeout = GRACE_SECONDS
         now = time.monotonic()
         for client in list(self._clients):
-            if client.queue is None and not client.closing and now - client.opened > HELLO_SECONDS:
+            waits = client.queue is None and not client.observes
+            if waits and not client.closing and now - client.opened > HELLO_SECONDS:
                 self._fail(client, 0, 0, errno.ETIMEDOUT, f"HELLO must come within {HELLO_SECONDS:g} s")
 
     def close(self) -> None:
@@ -266,6 +273,9 @@ class LinkServer:
         if operation is LinkOperation.HELLO:
             self._welcome(client, message)
             return
+        if operation is LinkOperation.CONSOLE:
+            self._show_console(client, message)
+            return
         if client.queue is None:
             raise ProtocolError(f"the first request must be HELLO, not {operation.name}")
         try:
@@ -303,6 +313,27 @@ class LinkServer:
             protocol.MAGIC, protocol.PROTOCOL_VERSION, 0, abi.ABI_VERSION, client.base, self._slice_bytes
         )
         self._reply(client, message.number, LinkOperation.HELLO, Status.OK, body)
+
+    def _show_console(self, client: _Client, message: Message) -> None:
+        core, offset = protocol.CONSOLE.unpack(message.body)
+        client.observes = True
+        if core >= self.device.cores:
+            text = protocol.encode_error(errno.EINVAL, f"core must be below {self.device.cores}, not {core}")
+            self._reply(client, message.number, LinkOperation.CONSOLE, Status.REFUSED, text)
+            return
+        now = time.monotonic()
+        try:
+            if now - self._console_read > CONSOLE_SECONDS:
+                self._console_read = now
+                with self.device.lock:
+                    self.device.read_console()
+        except OSError as error:
+            text = protocol.encode_error(error.errno or errno.EIO, error.strerror or str(error))
+            self._reply(client, message.number, LinkOperation.CONSOLE, Status.REFUSED, text)
+            return
+        first, data = self.device.console_since(core, offset)
+        body = protocol.ADDRESS.pack(first) + data[: protocol.MAX_DATA_BYTES]
+        self._reply(client, message.number, LinkOperation.CONSOLE, Status.OK, body)
 
     def _result(self, client: _Client, queue: VirtualQueue, message: Message, operation: LinkOperation) -> bytes | None:
         """Body of the reply; None if it comes later. Raises the OSError that is the answer."""

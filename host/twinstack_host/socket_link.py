@@ -26,6 +26,8 @@ class SocketLink(HostLink):
         Of the server's socket.
     timeout : float
         Seconds of wall-clock time within which the server must answer.
+    observe : bool
+        Only :meth:`console` is wanted: it takes no place of another program.
 
     Raises
     ------
@@ -33,7 +35,7 @@ class SocketLink(HostLink):
         If nobody serves there, there is no place, or the versions differ.
     """
 
-    def __init__(self, path: Path | str, *, timeout: float = 30.0):
+    def __init__(self, path: Path | str, *, timeout: float = 30.0, observe: bool = False):
         if timeout <= 0:
             raise ValueError(f"timeout must be positive, not {timeout!r}")
         self.path = Path(path)
@@ -51,6 +53,9 @@ class SocketLink(HostLink):
         self._socket.settimeout(timeout)
         try:
             self._socket.connect(str(self.path))
+            self._base = self._size = 0
+            if observe:
+                return
             hello = protocol.HELLO.pack(protocol.MAGIC, protocol.PROTOCOL_VERSION, 0, abi.ABI_VERSION)
             body = self._call(LinkOperation.HELLO, hello, protocol.WELCOME.size)
         except LinkError:
@@ -106,6 +111,13 @@ class SocketLink(HostLink):
         body = self._call(LinkOperation.CLOCK, b"", protocol.NANOSECONDS.size)
         return float(protocol.NANOSECONDS.unpack(body)[0] / 1e9)
 
+    def console(self, core: int, offset: int = 0) -> tuple[int, bytes]:
+        """What ``core`` has printed from byte ``offset`` of it all on, and where that begins: early parts are lost in time."""
+        body = self._call(LinkOperation.CONSOLE, protocol.CONSOLE.pack(core, offset), None)
+        if len(body) < protocol.ADDRESS.size:
+            raise self._fail(errno.EPROTO, f"the server answers CONSOLE with {len(body)} bytes")
+        return int(protocol.ADDRESS.unpack_from(body)[0]), body[protocol.ADDRESS.size :]
+
     def close(self) -> None:
         """End the connection: the server ends all that was under way. Closing twice is allowed."""
         with contextlib.suppress(OSError):
@@ -126,8 +138,8 @@ class SocketLink(HostLink):
 
     # --- Messages --------------------------------------------------------------------------------------------------
 
-    def _call(self, operation: LinkOperation, body: bytes, expected: int) -> bytes:
-        """Body of the reply, of ``expected`` bytes; raises LinkError for any other."""
+    def _call(self, operation: LinkOperation, body: bytes, expected: int | None) -> bytes:
+        """Body of the reply, of ``expected`` bytes if they are known; raises LinkError for any other."""
         with self._changed:
             if self._failure is not None:
                 raise LinkError(self._failure.errno, self._failure.strerror)
@@ -150,7 +162,7 @@ class SocketLink(HostLink):
             if reply.status == Status.CLOSED:
                 self._fail(code, text)
             raise error_
-        if reply.operation != operation or len(reply.body) != expected:
+        if reply.operation != operation or expected not in (None, len(reply.body)):
             raise self._fail(
                 errno.EPROTO,
                 f"the reply to {operation.name} must have {expected} bytes, not {len(reply.body)} of {reply.operation}",

@@ -709,8 +709,8 @@ def test_handshake(bench, change, text):
 
 
 MALFORMED = {
-    "unknown operation": (Message(1, 0, 0, b""), "operation must be 1 to 7, not 0"),
-    "another unknown operation": (Message(1, 8, 0, b""), "operation must be 1 to 7, not 8"),
+    "unknown operation": (Message(1, 0, 0, b""), "operation must be 1 to 8, not 0"),
+    "another unknown operation": (Message(1, 9, 0, b""), "operation must be 1 to 8, not 9"),
     "status": (Message(1, LinkOperation.CLOCK, 1, b""), "status must be zero"),
     "short": (Message(1, LinkOperation.CSR_READ, 0, b"123"), "CSR_READ must have 4 to 4 bytes, not 3"),
     "long": (Message(1, LinkOperation.CLOCK, 0, b"1"), "CLOCK must have 0 to 0 bytes, not 1"),
