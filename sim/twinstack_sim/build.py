@@ -37,7 +37,7 @@ def expected_ports(ports: int, standalone: bool = False) -> list[str]:
         names += [f"{side}{port}_{pin}" for side in ("rx", "tx") for pin in ("clk", "rst")]
         names += [f"port{port}__{pin}" for pin in ("rxd", "rx_dv", "rx_er", "txd", "tx_en", "tx_er")]
     if standalone:
-        return [*names, "uart_rx", "uart_tx"]
+        return [*names, "uart_rx", "uart_tx", *(f"flash__{pin}" for pin in ("cs", "clk", "copi", "cipo"))]
     names += [f"{bus}__{pin}" for bus in ("host_read", "host_write", "host_csr") for pin in _WISHBONE]
     return names
 

@@ -92,14 +92,18 @@ def make_simulation(
 
 
 def make_standalone_simulation(
-    config: StandaloneConfig, options: SimulationOptions | None = None, *, pcap: Path | None = None
+    config: StandaloneConfig,
+    options: SimulationOptions | None = None,
+    *,
+    pcap: Path | None = None,
+    flash: bytearray | None = None,
 ) -> StandaloneSimulation:
     """A simulation of a standalone engine, not yet started; the far end of its serial line has the same rate."""
     from twinstack.uart import uart_divisor
 
     chosen = dataclasses.replace(options or SimulationOptions(), sync_hz=config.engine.sync_hz)
     divisor = uart_divisor(config.engine.sync_hz, config.baud)
-    return StandaloneSimulation(build_engine(config), chosen, pcap=pcap, bit_cycles=divisor)
+    return StandaloneSimulation(build_engine(config), chosen, pcap=pcap, bit_cycles=divisor, flash=flash)
 
 
 def _convert(config_text: str, output: Path) -> None:

@@ -53,6 +53,7 @@ _SIGNATURES = {
     "ts_irq": (_INT, [_POINTER]),
     "ts_csr": (_INT, [_POINTER, _INT, _U32, _U32, _U32, _U64, ctypes.POINTER(_U32)]),
     "ts_uart_rate": (None, [_POINTER, ctypes.c_double]),
+    "ts_flash": (None, [_POINTER, ctypes.c_void_p, _U64, _U64]),
     "ts_uart_push": (None, [_POINTER, ctypes.c_char_p, _U64, _U32]),
     "ts_uart_backlog": (_U64, [_POINTER]),
     "ts_uart_waiting": (_U64, [_POINTER]),

@@ -18,6 +18,8 @@ from .simulation import Simulation, SimulationError, SimulationOptions
 
 READ_BYTES = 1 << 16
 BACKLOG_BYTES = 256
+FLASH_BUSY_CYCLES = 2000
+"""Of a simulated write; a real page takes a millisecond, and nobody learns anything while it passes."""
 
 
 class StandaloneSimulation(Simulation):
@@ -31,6 +33,9 @@ class StandaloneSimulation(Simulation):
         As there.
     bit_cycles : float
         Cycles of ``sync`` in a bit on the far end's side of the line.
+    flash : bytearray or None
+        Contents of the board's SPI flash, a multiple of 64 KiB; they outlive the simulation. Each write takes
+        ``FLASH_BUSY_CYCLES``.
     """
 
     def __init__(
@@ -40,13 +45,19 @@ class StandaloneSimulation(Simulation):
         *,
         pcap: Path | None = None,
         bit_cycles: float,
+        flash: bytearray | None = None,
     ) -> None:
         super().__init__(library, options, pcap=pcap)
+        if flash is not None and (not flash or len(flash) % 65536):
+            raise ValueError(f"flash must have a multiple of 65536 bytes, not {len(flash)!r}")
         self.bit_cycles = bit_cycles
+        self._flash = None if flash is None else (ctypes.c_uint8 * len(flash)).from_buffer(flash)
 
     def start(self) -> None:
         super().start()
         self._library.ts_uart_rate(self._handle, self.bit_cycles)
+        if self._flash is not None:
+            self._library.ts_flash(self._handle, ctypes.addressof(self._flash), len(self._flash), FLASH_BUSY_CYCLES)
 
     def uart_send(self, data: bytes, *, bad_stop: bool = False) -> None:
         """Queue bytes for the engine; with ``bad_stop`` none has a stop bit."""

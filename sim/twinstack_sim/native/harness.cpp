@@ -156,6 +156,18 @@ struct Uart {
     uint64_t wanted = 1; // bytes in from_engine at which kStopUart stops
 };
 
+// The board's SPI flash (mode 0); its contents are the caller's. Programming clears bits and wraps at the end of a page.
+struct SpiFlash {
+    CData *cs = nullptr, *clk = nullptr, *copi = nullptr, *cipo = nullptr;
+    uint8_t *bytes = nullptr; // nullptr: there is none
+    uint64_t size = 0;
+    uint64_t busy_cycles = 0, busy_until = 0;
+    bool was_selected = false, was_high = false, latch = false;
+    int bits = 0;
+    uint8_t in = 0, out = 0xff;
+    std::vector<uint8_t> received;
+};
+
 #ifndef TS_STANDALONE
 struct HostBus {
     const char *name;
@@ -206,6 +218,7 @@ struct ts_model {
     bool saw_frame = false, saw_irq = false, saw_uart = false;
     Gmii port[TS_PORTS];
     Uart uart;
+    SpiFlash flash;
 #ifndef TS_STANDALONE
     HostBus bus[2];
 #endif
@@ -296,6 +309,10 @@ struct ts_model {
         uart.rx = &top->uart_rx;
         uart.tx = &top->uart_tx;
         *uart.rx = 1;
+        flash.cs = &top->flash___05Fcs;
+        flash.clk = &top->flash___05Fclk;
+        flash.copi = &top->flash___05Fcopi;
+        flash.cipo = &top->flash___05Fcipo;
 #else
 #define TS_BIND_BUS(index, prefix)                                                                           \
     bus[index].name = #prefix;                                                                               \
@@ -478,11 +495,91 @@ struct ts_model {
         uart.was_high = level;
     }
 
+    // ---- flash ----
+
+    // The byte that goes out while the next one comes in.
+    uint8_t answer_flash() const
+    {
+        const std::vector<uint8_t> &r = flash.received;
+        const bool busy = cycles < flash.busy_until;
+        static const uint8_t id[3] = {0xef, 0x40, 0x18};
+        if (r[0] == 0x05)
+            return uint8_t(busy | flash.latch << 1);
+        if (busy)
+            return 0xff;
+        if (r[0] == 0x9f)
+            return r.size() <= 3 ? id[r.size() - 1] : 0;
+        if (r[0] == 0x03 && r.size() >= 4)
+            return flash.bytes[(flash_address() + r.size() - 4) % flash.size];
+        return 0xff;
+    }
+
+    uint64_t flash_address() const
+    {
+        const std::vector<uint8_t> &r = flash.received;
+        return (uint64_t(r[1]) << 16 | uint64_t(r[2]) << 8 | r[3]) % flash.size;
+    }
+
+    void execute_flash()
+    {
+        const std::vector<uint8_t> &r = flash.received;
+        if (cycles < flash.busy_until)
+            return;
+        if (r[0] == 0x06 && r.size() == 1)
+            flash.latch = true;
+        if (!flash.latch || r.size() < 4)
+            return;
+        const uint64_t address = flash_address();
+        if (r[0] == 0x02 && r.size() > 4) {
+            for (size_t n = 4; n < r.size(); ++n)
+                flash.bytes[(address & ~255ull) | ((address + n - 4) & 255)] &= r[n];
+        } else if ((r[0] == 0x20 || r[0] == 0xd8) && r.size() == 4) {
+            const uint64_t unit = r[0] == 0x20 ? 4096 : 65536;
+            std::memset(flash.bytes + (address & ~(unit - 1)), 0xff, unit);
+        } else {
+            return;
+        }
+        flash.latch = false;
+        flash.busy_until = cycles + flash.busy_cycles;
+    }
+
+    void serve_flash()
+    {
+        const bool selected = *flash.cs != 0, high = *flash.clk != 0;
+        uint8_t level = *flash.cipo;
+        if (selected && !flash.was_selected) {
+            flash.bits = 0;
+            flash.received.clear();
+        } else if (!selected && flash.was_selected) {
+            if (flash.bits == 0 && !flash.received.empty())
+                execute_flash();
+            flash.out = 0xff;
+            level = 1;
+        } else if (selected && high && !flash.was_high) {
+            flash.in = uint8_t(flash.in << 1 | (*flash.copi & 1));
+            if (++flash.bits == 8) {
+                flash.bits = 0;
+                flash.received.push_back(flash.in);
+                flash.out = answer_flash();
+            }
+        } else if (selected && !high && flash.was_high) {
+            level = flash.out >> (7 - flash.bits) & 1;
+        }
+        flash.was_selected = selected;
+        flash.was_high = high;
+        if (level != *flash.cipo) {
+            *flash.cipo = level;
+            changed[0] = true;
+        }
+    }
+
     // ---- host memory ----
 
 #ifdef TS_STANDALONE
     void serve_host_memory()
     {
+        if (!in_reset && flash.bytes != nullptr)
+            serve_flash();
         if (in_reset || uart.bit == 0.0)
             return;
         sample_uart();
@@ -767,6 +864,14 @@ TS_API int ts_csr(ts_model *model, int write, uint32_t byte_address, uint32_t se
 TS_API void ts_uart_rate(ts_model *model, double cycles)
 {
     model->uart.bit = cycles;
+}
+
+// Puts a flash at the engine's pins: `size` bytes of the caller's, a multiple of 65536; each write takes `busy_cycles`.
+TS_API void ts_flash(ts_model *model, uint8_t *bytes, uint64_t size, uint64_t busy_cycles)
+{
+    model->flash.bytes = bytes;
+    model->flash.size = size;
+    model->flash.busy_cycles = busy_cycles;
 }
 
 // Queues bytes for the engine's receiver; UartFlags spoil each of them.
