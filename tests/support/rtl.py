@@ -50,7 +50,15 @@ def stable_verilog(text: str) -> str:
 
 
 def run_cocotb(
-    component, test_file: str, *, testcase=None, name: str | None = None, environment=None, waves=False, sources=()
+    component,
+    test_file: str,
+    *,
+    testcase=None,
+    name: str | None = None,
+    environment=None,
+    waves=False,
+    sources=(),
+    build_args=(),
 ):
     """Build ``component`` (cached by its Verilog) and run the ``@cocotb.test`` functions of ``test_file`` on it.
 
@@ -70,6 +78,8 @@ def run_cocotb(
         Write an FST into the build folder.
     sources : sequence of Path
         Verilog files with the modules that ``component`` instantiates.
+    build_args : sequence of str
+        Further arguments of Verilator.
 
     Raises
     ------
@@ -78,7 +88,7 @@ def run_cocotb(
     """
     top = name or type(component).__name__.lower()
     source = stable_verilog(verilog.convert(component, name=top, strip_internal_attrs=True))
-    parts = [source, str(waves), *(path.read_text() for path in map(Path, sources))]
+    parts = [source, str(waves), *build_args, *(path.read_text() for path in map(Path, sources))]
     folder = BUILD / "rtl" / f"{top}-{fingerprint(*parts)}"
     runner = get_runner("verilator")
     saved, saved_path = dict(os.environ), list(sys.path)
@@ -93,7 +103,7 @@ def run_cocotb(
                 sources=[folder / "top.v", *sources],
                 hdl_toplevel=top,
                 build_dir=folder,
-                build_args=["--no-public-flat-rw", "-Wno-fatal", "-O3", str(folder / "ports.vlt")],
+                build_args=["--no-public-flat-rw", "-Wno-fatal", "-O3", *build_args, str(folder / "ports.vlt")],
                 waves=waves,
                 timescale=("1ns", "1ps"),
                 always=not stamp.exists(),

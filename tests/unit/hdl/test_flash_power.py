@@ -4,13 +4,13 @@ The session runs once, by the real host library through the loader's registers; 
 leaves nothing else behind, so each cut is a power-up with the contents of that moment; what was being written then is torn.
 """
 
-import contextlib
 import os
 
 import cocotb
-from cocotb.task import bridge, resume
+from cocotb.task import bridge
 from cocotb.utils import get_sim_time
 
+from support.bench_link import BenchLink
 from support.loader_bench import CONFIG, DEFAULT, FLASH_BYTES, LAYOUT, LoaderBench, image, put, slot_contents
 from support.nor_flash import NorFlash, SpiDevice
 from twinstack.models import flash_loader as model
@@ -19,7 +19,6 @@ from twinstack.proto.abi import ABI_VERSION
 from twinstack.proto.flash_map import Source
 from twinstack.proto.image import IMAGE_HEADER_BYTES
 from twinstack_host.flash import confirm, write_slot
-from twinstack_host.link import LoaderPort
 from twinstack_host.loader import Loader
 
 RANDOM_CUTS = 200
@@ -38,33 +37,6 @@ class RecordingDevice(SpiDevice):
         super()._execute(received)
         if bytes(self.flash.data) != before or received[0] in (0x02, 0x20, 0xD8):
             self.history.append((self._now(), self.busy_until, before, self.writing))
-
-
-class BenchLink(LoaderPort):
-    """The bench as link, loader page and device of the host library, which runs in a thread."""
-
-    abi, cores, timeout = ABI_VERSION, 2, 1.0
-    lock = contextlib.nullcontext()
-
-    def __init__(self, bench):
-        self.bench = bench
-        self.loader = self.registers = self.link = self
-        self._access, self._wait = resume(bench.access), resume(bench.idle)
-
-    def read(self, offset, name=None, **_):  # a register of the loader's page, or of the engine
-        if name is not None:
-            return 3 if self.bench.reset_cores == 0 else 0  # alive
-        return self._access("page", offset // 4)
-
-    def write(self, offset, value):
-        self._access("page", offset // 4, value)
-
-    def clock(self):
-        return get_sim_time("ns") * 1e-9
-
-    def wait_interrupt(self, timeout):
-        self._wait()
-        return False
 
 
 async def recorded_session(bench, flash, new):
