@@ -14,13 +14,14 @@ from typing import Any
 from twinstack.proto.flash_map import SlotResult, Source
 from twinstack.proto.image import ImageError, version_text
 
+from .connection import SLOW_FACTOR, add_connection, open_link
 from .device import Device
 from .firmware_load import handshake, image_version, load_firmware
 from .flash import NAMES, SlotInfo, confirm, list_slots, write_slot
-from .link import HostLink
 from .loader import REASONS, Loader, Progress
 
-BAUD = 1_000_000
+START_SECONDS = 5.0
+"""For the cores to report, on a board."""
 
 FLASH_DESCRIPTION = """\
 Write firmware into one of the two slots of the board's flash, or show or confirm what is in them.
@@ -49,21 +50,8 @@ def add_commands(commands: Any) -> None:
     flash.add_argument("--confirm", action="store_true", help="confirm what was booted; with IMAGE: boot it first")
     flash.set_defaults(run=run_flash)
     for parser in (load, flash):
-        parser.add_argument("--uart", default="/dev/ttyUSB0", metavar="PORT", help="serial port (default: %(default)s)")
-        parser.add_argument("--baud", type=int, default=BAUD, help="its rate (default: %(default)s)")
-        parser.set_defaults(open_link=open_uart)
-
-
-@contextlib.contextmanager
-def open_uart(options: argparse.Namespace) -> Iterator[HostLink]:
-    """The board behind the serial port that the options name."""
-    from .uart_link import UartLink
-
-    link = UartLink(options.uart, options.baud)
-    try:
-        yield link
-    finally:
-        link.close()
+        add_connection(parser, connect=False)
+        parser.set_defaults(open_link=open_link)
 
 
 @contextlib.contextmanager
@@ -108,7 +96,7 @@ def run_load(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace) -> int:
     image = options.image.read_bytes()
     with options.open_link(options) as link:
-        device = Device(link)
+        device = Device(link, timeout=START_SECONDS * (SLOW_FACTOR if options.slow else 1))
         with shown_progress() as progress:
             done = load_firmware(device, image, seed=secrets.randbits(32), progress=progress)
     print(f"load: version {done.version}, CRC-32 {done.crc32:#010x} compared in the engine")
@@ -137,7 +125,7 @@ def _flash(options: argparse.Namespace) -> int:
         raise ValueError("--slot needs an image")
     image = None if options.image is None else options.image.read_bytes()
     with options.open_link(options) as link:
-        device = Device(link)
+        device = Device(link, timeout=START_SECONDS * (SLOW_FACTOR if options.slow else 1))
         loader = Loader(link)
         if image is not None:
             slot = None if options.slot is None else NAMES.index(options.slot)
@@ -154,7 +142,7 @@ def _flash(options: argparse.Namespace) -> int:
             else:
                 print("flash: it boots next; when it works: twinstack flash --confirm")
         if options.confirm:
-            print(f"flash: {describe_slot(confirm(device, loader))}")
+            print(f"flash: {describe_slot(confirm(device, loader, timeout=device.timeout))}")
         if options.list:
             print(f"flash: running: {loader.describe()}")
             for one in list_slots(loader, engine_abi=device.abi):

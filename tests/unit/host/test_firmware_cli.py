@@ -30,7 +30,7 @@ def twinstack(board, capsys, tmp_path, monkeypatch):
                 (tmp_path / "image").write_bytes(word)
                 word = str(tmp_path / "image")
             line.append(word)
-        options = build_parser()[0].parse_args(line)
+        options = build_parser()[0].parse_args([*line, "--uart", "none"])
         options.open_link = link
         status = options.run(options)
         return status, *capsys.readouterr()
@@ -103,8 +103,8 @@ def test_no_board(monkeypatch, capsys, tmp_path):
         raise LinkError(19, "no bridge here")
         yield
 
-    options = build_parser()[0].parse_args(["flash", "--list"])
+    options = build_parser()[0].parse_args(["flash", "--list", "--uart", "none"])
     options.open_link = link
     assert options.run(options) == 1 and "flash: FAILED no bridge here" in capsys.readouterr().err
-    missing = build_parser()[0].parse_args(["load", str(tmp_path / "none")])
+    missing = build_parser()[0].parse_args(["load", str(tmp_path / "none"), "--uart", "none"])
     assert firmware_cli.run_load(missing) == 1 and "No such file" in capsys.readouterr().err
