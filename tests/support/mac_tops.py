@@ -8,7 +8,7 @@ from twinstack.mac import Mac
 from twinstack.rgmii import DoubleRateInput, DoubleRateOutput, RgmiiFrontEnd
 
 
-class _MacTop(wiring.Component):
+class MacTop(wiring.Component):
     """A MAC whose members but ``pins`` are the component's own."""
 
     def __init__(self, pins):
@@ -30,7 +30,7 @@ class _MacTop(wiring.Component):
         return mac.pins
 
 
-class MiiMac(_MacTop):
+class MiiMac(MacTop):
     """With the pins of MII (IEEE 802.3 clause 22.2.2)."""
 
     def __init__(self):
@@ -59,7 +59,7 @@ class MiiMac(_MacTop):
         return m
 
 
-class RgmiiMac(_MacTop):
+class RgmiiMac(MacTop):
     """With the pins of RGMII, the receive clock aside, which is the domain ``rx``; ``tx`` runs at 125 MHz."""
 
     def __init__(self):

@@ -117,8 +117,10 @@ class FastLink(SimulationLink):
 class Rig:
     """A started engine and what a test does with it."""
 
-    def __init__(self, simulation: Simulation, link: SimulationLink, device: Device, value: int):
-        self.simulation, self.link, self.device = simulation, link, device
+    def __init__(
+        self, simulation: Simulation, link: SimulationLink, device: Device, value: int, config: EngineConfig = CONFIG
+    ):
+        self.simulation, self.link, self.device, self.config = simulation, link, device, config
         self.second_cycles = 1000 * link.tick_cycles if isinstance(link, FastLink) else CONFIG.sync_hz
         self.seed = value
         self.random = random.Random(value)
@@ -342,7 +344,7 @@ class Rig:
 
     def assert_buffers_back(self, forget_seconds: int = 0) -> None:
         """Every RX buffer is in its pool and every TX buffer free, at the latest when ``forget_seconds`` have passed."""
-        rx, tx = CONFIG.rx_buffers, CONFIG.tx_buffers - 1  # the last TX buffer holds small results
+        rx, tx = self.config.rx_buffers, self.config.tx_buffers - 1  # the last TX buffer holds small results
         state: list[tuple[int, int]] = []
 
         def full() -> bool:
@@ -369,6 +371,7 @@ def started(
     pcap: Path | None = None,
     image: bytes | None = None,
     shared_bytes: int = 0,
+    config: EngineConfig = CONFIG,
     **options: object,
 ) -> Iterator[Rig]:
     """A running engine with the socket firmware (or ``image``); at the end all packet buffers must be back.
@@ -379,18 +382,20 @@ def started(
         Cycles of a firmware millisecond; ``None``: as many as a millisecond has.
     shared_bytes : int
         Host memory that the rig's Device leaves to others.
+    config : EngineConfig
+        What is simulated, with the firmware for it; ``sync`` is the default's.
     options
         Fields of SimulationOptions.
     """
     value = seed()
     chosen = SimulationOptions(seed=value, external_tick=tick_cycles is not None, **options)  # type: ignore[arg-type]
-    body = image or build_firmware().read_bytes()
-    with make_simulation(CONFIG, chosen, pcap=pcap) as simulation:
+    body = image or build_firmware(config=config).read_bytes()
+    with make_simulation(config, chosen, pcap=pcap) as simulation:
         link = SimulationLink(simulation) if tick_cycles is None else FastLink(simulation, tick_cycles)
         device = Device(link, shared_bytes=shared_bytes)
         device.load(body)
         device.start(seed=value)
-        rig = Rig(simulation, link, device, value)
+        rig = Rig(simulation, link, device, value, config)
         yield rig
         if image is None:
             rig.assert_buffers_back()
