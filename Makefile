@@ -77,11 +77,12 @@ bench: $(READY)
 
 bitstream: $(READY)
 	@$(BIN)/twinstack build $(BOARD)
-	@$(BIN)/python -m pytest tests/boards
+	@BOARD=$(BOARD) $(BIN)/python -m pytest -q tests/boards
+	@cat build/$(BOARD)/table.txt && echo "build/$(BOARD)/top.bit"
 
 place: $(READY)
 	@$(BIN)/twinstack build --place-only $(BOARD)
-	@$(BIN)/python -m pytest tests/boards -m 'not routed'
+	@BOARD=$(BOARD) $(BIN)/python -m pytest -q tests/boards -m 'not routed'
 
 check: lint test formal place
 

