@@ -1,8 +1,9 @@
 """Colorlight i9 v7.2 (a SODIMM module) with an LFE5U-45F, speed grade 6: two gigabit ports over RGMII.
 
 Pins: the module's reverse-engineered pin table (github.com/wuxx/Colorlight-FPGA-Projects, colorlight_i9_v7.2.md), compared with
-LiteX-Boards (litex_boards/platforms/colorlight_i5.py, board "i9"); they agree. Reset button and UART are those of
-the Muse Lab extension board. Port 0 is the PHY whose address strap is 0: U30, "ETH-PHY1" in the pin table.
+LiteX-Boards (litex_boards/platforms/colorlight_i5.py, board "i9"); they agree. The reset button is that of the Muse Lab
+extension board. Its own serial port (J17, H18) is said to swallow bytes 0x10 and 0x12 (pa3fwm.nl/projects/ecp5-fpga), which a binary
+protocol cannot do without; so the UART is at the PMOD where LiteX-Boards has its second one. Port 0 is the PHY whose address strap is 0: U30, "ETH-PHY1" in the pin table.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ColorlightI9Platform(LatticeECP5Platform):
         Resource("clk25", 0, Pins("P3", dir="i"), Clock(25e6), _LVCMOS33),
         Resource("rst", 0, PinsN("K18", dir="i"), Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
         *LEDResources(pins="L2", invert=True, attrs=_LVCMOS33),
-        UARTResource(0, rx="H18", tx="J17", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
+        UARTResource(0, rx="F4", tx="E5", attrs=Attrs(IO_TYPE="LVCMOS33", PULLMODE="UP")),
         # Winbond W25Q64JV, 8 MB; WP and HOLD are not connected to the FPGA.
         *SPIFlashResources(0, cs_n="R2", clk="U3", copi="W2", cipo="V2", attrs=_LVCMOS33),
         # Both PHYs: one reset, one management bus.
