@@ -44,6 +44,10 @@ echo service and checks what comes back, for --duration milliseconds.
 With --listen other programs use the engine at the same time, each with sockets of its own, through a SocketLink
 (twinstack_host.socket_link) or --connect PATH of another sub-command. The lwIP peer has an echo service at TCP port 7
 for them, and sends nothing by itself.
+
+With --uart it is a board: engine, host memory and UART bridge. The path of a pseudo-terminal is printed, to be given to
+other sub-commands as --uart PATH --slow; the rate of the simulated line is a quarter of the clock. The cores have their
+firmware (unless --bare) and wait to be started.
 """
 
 
@@ -67,6 +71,8 @@ def add_commands(subparsers: argparse._SubParsersAction[Any]) -> None:
         " (default: no end)",
     )
     parser.add_argument("--listen", type=Path, metavar="PATH", help="serve the engine to other programs at this socket")
+    parser.add_argument("--uart", action="store_true", help="a board: serve its serial line at a pseudo-terminal")
+    parser.add_argument("--bare", action="store_true", help="with --uart: load no firmware")
     parser.set_defaults(run=run)
 
 
@@ -90,6 +96,18 @@ def _run(arguments: argparse.Namespace) -> None:
     engine = ipaddress.IPv4Address(arguments.engine)
     if engine not in peer_interface.network or engine == peer_interface.ip:
         raise ValueError(f"engine must be another address of {peer_interface.network}, not {arguments.engine!r}")
+
+    if arguments.uart:
+        from .uart_cli import serve_uart
+
+        if arguments.listen is not None:
+            raise ValueError("--uart must stand without --listen: twinstack serve shares a board")
+        if arguments.tap:
+            from .peer_tap import reexec_in_namespace
+
+            reexec_in_namespace()
+        serve_uart(arguments, peer_interface, _interruptible)
+        return
 
     from twinstack_host.server import SLICE_BYTES, LinkServer
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import pty
 import threading
+import time
 import tty
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from twinstack_host.fair_lock import FairLock
 
 from . import native_model as native
+from .link import MAX_TICKS_AT_ONCE
 from .simulation import Simulation, SimulationError, SimulationOptions
 
 READ_BYTES = 1 << 16
@@ -167,11 +169,25 @@ class UartPty:
         self.close()
 
 
+class WallTicks:
+    """Makes the ticks that wall-clock time owes, for simulations with external ticks. Call :meth:`step` often."""
+
+    def __init__(self, simulation: Simulation):
+        self._simulation = simulation
+        self._began, self._made = time.monotonic(), 0
+
+    def step(self) -> None:
+        """Make those that are due; after a pause only some of them, so that no timer fires in a burst."""
+        owed = int((time.monotonic() - self._began) * 1000) - self._made
+        self._made += owed
+        for _ in range(min(owed, MAX_TICKS_AT_ONCE)):
+            self._simulation.tick()
+
+
 class PtyThread:
     """Serves a :class:`UartPty` from a thread of its own, for programs of this process that use it as a serial port.
 
-    Whoever touches the simulation or its peers meanwhile holds :attr:`lock`. With external ticks the engine's milliseconds are
-    those of the wall clock.
+    Whoever touches the simulation or its peers meanwhile holds :attr:`lock`.
     """
 
     def __init__(self, terminal: UartPty):

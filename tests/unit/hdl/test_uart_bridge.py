@@ -7,6 +7,7 @@ import cocotb
 import pytest
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
+from cocotb.utils import get_sim_time
 
 from support.uart_line import Line
 from twinstack.proto import bridge_map as bridge
@@ -359,6 +360,39 @@ async def clocks_differ(dut):
     assert await bench.page(bridge.PAGE_FRAMING_ERRORS) == 0
 
 
+@cocotb.test(timeout_time=60, timeout_unit="ms")
+async def no_time_is_lost(dut):
+    """A read takes its bytes and a few cycles; words of a burst follow each other without a gap, both ways."""
+    bench = await Bench(dut).start()
+    for target in bench.targets.values():
+        target.wait = 1
+    divisor = bench.bit // CLOCK_PS
+    starts = []
+
+    async def watch(count):
+        line = Line(None, bench.bit, bench.rng)
+        starts.extend(start for _, start in await line.watch(dut.tx, count))
+
+    for words in (1, 64):
+        starts.clear()
+        watching = cocotb.start_soon(watch(4 * words))
+        began = get_sim_time("ps")
+        await bench.send(command(2, bridge.CSR_BASE, words))
+        await watching
+        cycles = (starts[-1] - began) // CLOCK_PS + 10 * divisor
+        extra = cycles - (6 + 4 * words) * 10 * divisor
+        dut._log.info(
+            "read of %d words at divisor %d: %d cycles, %d more than its bytes", words, divisor, cycles, extra
+        )
+        assert -divisor <= extra <= 10
+        assert starts == [starts[0] + 10 * bench.bit * n for n in range(4 * words)]
+        await bench.take(4 * words)
+    data = [bench.rng.getrandbits(32) for _ in range(64)]
+    await bench.send(command(1, 0, 64) + words_be(data))
+    await bench.cycles(10)
+    assert len(bench.targets["memory"].words) == 64, "done ten cycles after the last stop bit"
+
+
 @pytest.mark.parametrize("divisor", [4, 10])
 def test_uart_bridge(divisor):
     from support.rtl import run_cocotb
@@ -366,7 +400,11 @@ def test_uart_bridge(divisor):
 
     dut = UartBridge(SYNC_HZ, SYNC_HZ // divisor, memory_bytes=MEMORY_BYTES, stall_cycles=STALL_CYCLES)
     # A slower line shows nothing more of what is behind the receiver.
-    some = ["commands_do_what_the_model_says", "framing_errors", "clocks_differ"] if divisor > 4 else None
+    some = (
+        ["commands_do_what_the_model_says", "framing_errors", "clocks_differ", "no_time_is_lost"]
+        if divisor > 4
+        else None
+    )
     run_cocotb(dut, __file__, testcase=some, name=f"uart_bridge{divisor}", environment={"DIVISOR": str(divisor)})
 
 
