@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from twinstack.proto import bridge_map as bridge
+from twinstack.proto import flash_map
 from twinstack.proto.registers import QUEUE
 
 from .link import HostLink, LinkError, LoaderPort
@@ -85,6 +86,8 @@ class UartLink(HostLink):
             self._serial.set_low_latency_mode(True)
         try:
             self._page = self._identify()
+            loader = _LoaderPage(self)
+            self._loader = None if loader.read(flash_map.offset("identity")) == bridge.NO_DATA else loader
         except BaseException:
             self._serial.close()
             raise
@@ -122,8 +125,8 @@ class UartLink(HostLink):
         return self._page[bridge.PAGE_MEMORY_BYTES // 4]
 
     @property
-    def loader(self) -> LoaderPort:
-        return _LoaderPage(self)
+    def loader(self) -> LoaderPort | None:
+        return self._loader
 
     @property
     def tears(self) -> bool:

@@ -70,6 +70,7 @@ def link(served):
 
 def test_the_bridge_tells_its_memory(link):
     assert (link.memory_base, link.memory_size, link.tears, link.work_slice) == (0, 8192, True, None)
+    assert link.loader is None, "its page reads as nothing"
     assert link.page["sync_hz"] == 75_000_000 and link.page["identity"] == bridge.IDENTITY
 
 
@@ -90,7 +91,7 @@ def test_long_reads_and_writes_are_bursts(link, words, served):
     data = random.Random(2).randbytes(8192)
     link.write(0, data)
     assert link.read(0, 8192) == data and words.memory == data
-    bursts = [(code, count) for code, count, _ in served.commands[1:]]
+    bursts = [(code, count) for code, count, _ in served.commands[2:]]
     assert bursts == [(1, 256)] * 8 + [(2, 256)] * 8
 
 
