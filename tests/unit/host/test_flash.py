@@ -188,3 +188,23 @@ def test_a_body_too_long_for_a_slot():
     with pytest.raises(LoaderError, match="the image has 12292 bytes, a slot takes 12288"):
         write(board, file(b"good", size=12292))
     assert CODE_BYTES > 12292 and board.flash.writes == 0
+
+
+def test_header_goes_first_and_comes_last():
+    board = FakeBoard()
+    write(board, file(b"good one.", size=5000))
+    at = LAYOUT.slot(0)
+    assert board.flash.operations[0] == ("erase", at, 4096) and board.flash.operations[-1] == ("program", at, 32)
+    assert all(first > at + 4096 - 1 for _, first, _ in board.flash.operations[1:-1])
+
+
+@pytest.mark.parametrize("place", [*range(8, 32, 4), 0x1000, 0x1000 + 999])
+def test_one_flipped_bit_of_the_newer_slot(place):
+    """One bit in a header word, or in the first or last byte of the body: the older slot boots."""
+    board = FakeBoard()
+    for text in (b"good old.", b"good new."):
+        write(board, file(text))
+        booted(board)
+        confirm_now(board)
+    board.flash.data[LAYOUT.slot(1) + place] ^= 1
+    assert booted(board) == (Source.SLOT_A, b"good old.")
