@@ -114,7 +114,8 @@ async def old_or_new_image_boots_after_a_cut(dut):
         found = next((text for text in texts if bench.code[: len(text)] == text), None)
         assert found is not None, f"garbage after a cut at {when} ns"
         assert bench.reset_cores == 0 and bench.started == 1 and not status["held"]
-        assert status["source"] == expected.source
+        headers = [contents[LAYOUT.slot(n) : LAYOUT.slot(n) + 36].hex() for n in range(2)]
+        assert status["source"] == expected.source, (when, status, expected, headers)
         seen.add(found)
     print(f"{len(times)} cuts, {len(ends)} commands, {len(done)} different contents")
     assert len(seen) >= 2 and new[IMAGE_HEADER_BYTES:] in seen
