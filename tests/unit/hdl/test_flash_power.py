@@ -94,8 +94,8 @@ async def old_or_new_image_boots_after_a_cut(dut):
     )  # body, header, attempt, confirmation
     final = bytes(flash.data)
     times = [*ends, *(time + 1 for time in ends), *(rng.uniform(began, end) for _ in range(RANDOM_CUTS))]
-    # Writes are a small part of the time: half as many again in the middle of them.
-    times += [rng.uniform(*one[:2]) for one in history for _ in range(RANDOM_CUTS // 2 // len(history))]
+    # Writes are a small part of the time: some more in the middle of them.
+    times += [rng.uniform(*one[:2]) for one in history for _ in range(8)]
     allowed = {"empty": {DEFAULT}, "old": {old}, "full": {old, mid}}[kind] | {new}
     texts = {one if one is DEFAULT else one[IMAGE_HEADER_BYTES:] for one in allowed}
     seen, done = set(), set()
