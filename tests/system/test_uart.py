@@ -51,7 +51,7 @@ class UartRig:
 
 
 @pytest.fixture(scope="module")
-def rig():
+def board():
     image = build_firmware().read_bytes()
     value = seed()
     simulation = make_standalone_simulation(StandaloneConfig(EngineConfig()), SimulationOptions(seed=value))
@@ -72,8 +72,8 @@ def rig():
         yield made
 
 
-def test_registers_memory_and_console(rig):
-    device, link = rig.device, rig.link
+def test_registers_memory_and_console(board):
+    device, link = board.device, board.link
     page = link.page
     assert page["memory_bytes"] == link.memory_size == 8192 and page["sync_hz"] == 75_000_000
     assert link.csr_read(0) == MAGIC
@@ -101,9 +101,9 @@ def talk(net, data):
         assert got == data
 
 
-def test_two_connections_to_the_peer(rig):
+def test_two_connections_to_the_peer(board):
     """twinstack_host.socket, two threads, more than a buffer holds: everything comes back unchanged."""
-    net = rig.device.socket_module()
+    net = board.device.socket_module()
     data = [bytes([n]) + bytes(range(200)) * 10 for n in range(2)]
     threads = [threading.Thread(target=talk, args=(net, one)) for one in data]
     for thread in threads:
@@ -111,14 +111,14 @@ def test_two_connections_to_the_peer(rig):
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    rig.link.check_line()
+    board.link.check_line()
 
 
-def test_a_connection_from_the_peer(rig):
-    net = rig.device.socket_module()
+def test_a_connection_from_the_peer(board):
+    net = board.device.socket_module()
     with net.create_server((ENGINE, 4000)) as server:
-        with rig.line.lock:
-            far = rig.peer.connect(ENGINE, 4000)
+        with board.line.lock:
+            far = board.peer.connect(ENGINE, 4000)
             far.send_all(b"from the other side" * 50)
         server.settimeout(PATIENCE)
         connection, _ = server.accept()
@@ -129,31 +129,31 @@ def test_a_connection_from_the_peer(rig):
                 got += connection.recv(4096)
             assert got == b"from the other side" * 50
             connection.sendall(b"thanks")
-            rig.wait(lambda: far.recv() == b"thanks")
-        with rig.line.lock:
+            board.wait(lambda: far.recv() == b"thanks")
+        with board.line.lock:
             far.close()
 
 
-def test_it_recovers_from_garbage(rig):
+def test_it_recovers_from_garbage(board):
     """Half a command, bytes without stop bits and noise come in between; after the quiet time all is as before."""
-    with rig.line.lock:
-        rig.simulation.uart_send(b"\x01\x40\x00\x00")
-        rig.simulation.uart_send(b"\x77\x01\x02", bad_stop=True)
-        rig.simulation.uart_send(bytes(range(5, 200)))
-    rig.wait(lambda: not rig.simulation.uart_backlog)
-    with rig.line.lock:
-        rig.simulation.run(2 * 75_000)
-    assert rig.link.csr_read(0) == MAGIC
+    with board.line.lock:
+        board.simulation.uart_send(b"\x01\x40\x00\x00")
+        board.simulation.uart_send(b"\x77\x01\x02", bad_stop=True)
+        board.simulation.uart_send(bytes(range(5, 200)))
+    board.wait(lambda: not board.simulation.uart_backlog)
+    with board.line.lock:
+        board.simulation.run(2 * 75_000)
+    assert board.link.csr_read(0) == MAGIC
     with pytest.raises(LinkError, match=r"bytes to the engine were lost: \d+ framing errors"):
-        rig.link.check_line()
-    rig.device.call(0, "NOP")
-    talk(rig.device.socket_module(), b"still there")
+        board.link.check_line()
+    board.device.call(0, "NOP")
+    talk(board.device.socket_module(), b"still there")
 
 
-def test_shared_by_programs_with_the_console(rig, tmp_path, capsys):
+def test_shared_by_programs_with_the_console(board, tmp_path, capsys):
     """A server has the line: a program with sockets and the console at the same time, each at the server's socket."""
-    rig.device.close()
-    device = Device(rig.link, timeout=PATIENCE, sq_entries=16, cq_entries=32, shared_bytes=12 * 512)
+    board.device.close()
+    device = Device(board.link, timeout=PATIENCE, sq_entries=16, cq_entries=32, shared_bytes=12 * 512)
     device.start(seed=5)
     device.configure(0, ENGINE, 24, mac="02:54:53:00:00:01")
     path = tmp_path / "engine"
