@@ -37,7 +37,7 @@ from twinstack.proto.queues import (
 )
 from twinstack.proto.register import Register
 from twinstack_boards.build import BOARDS, board_by_name
-from twinstack_boards.report import expected_block_rams
+from twinstack_boards.report import board_block_rams, expected_block_rams
 from twinstack_boards.results import board_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -160,7 +160,7 @@ def block_ram_table() -> str:
     columns = {"default": expected_block_rams(EngineConfig(), 0)}
     for name in BOARDS:
         board = board_by_name(name)
-        columns[f"`{name}`"] = expected_block_rams(board.config, board.host_memory_bytes)
+        columns[f"`{name}`"] = board_block_rams(board)
     totals: dict[str, dict[str, int]] = {}
     for column, blocks in columns.items():
         for path, count in blocks.items():

@@ -46,6 +46,8 @@ class Board:
         What each LED shows (``port_pins.StatusLeds``) and its resource, with the part of a coloured one.
     program : tuple of str
         Arguments of openFPGALoader that name board or cable.
+    distributed : tuple of str
+        Small memories, by patterns of their paths, that are kept out of block RAM where there is too little of it.
     uart : (str, int)
         Resource of the host's serial line, with ``rx`` and ``tx``.
     baud : int
@@ -63,6 +65,7 @@ class Board:
     ports: tuple[NetworkPort, ...]
     leds: tuple[tuple[str, tuple[Any, ...]], ...]
     program: tuple[str, ...]
+    distributed: tuple[str, ...] = ()
     uart: tuple[str, int] = ("uart", 0)
     baud: int = 1_000_000
 

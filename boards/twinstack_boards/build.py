@@ -15,7 +15,16 @@ from pathlib import Path
 from twinstack.cpu import verilog_source
 
 from .board import Board, BoardTop
-from .report import Clock, Netlist, clocks, estimated_clocks, expected_block_rams, format_table, utilization
+from .report import (
+    Clock,
+    Netlist,
+    board_block_rams,
+    clocks,
+    estimated_clocks,
+    expected_block_rams,
+    format_table,
+    utilization,
+)
 from .results import result_of
 
 BOARDS = ("ecpix5_85", "versa_ecp5_5g", "versa_ecp5", "colorlight_i9")
@@ -80,6 +89,9 @@ def build(
         do_build=False,
         nextpnr_opts=f"--seed {seed} --report {TOP}.rpt.json --timing-allow-fail" + ("" if route else " --no-route"),
         synth_opts="-abc9",
+        script_after_read="\n".join(
+            f'setattr -set ram_style "distributed" *.{pattern}/m:*' for pattern in board.distributed
+        ),
         verbose=True,
     )
     plan.extract(folder)
@@ -117,7 +129,7 @@ def build(
     netlist = Netlist(netlist_path, TOP)
     memories = netlist.block_rams_by_memory()
     if memories.total() > board.device.block_rams:
-        expected = expected_block_rams(board.config, board.host_memory_bytes)
+        expected = board_block_rams(board)
         larger = [
             f"{name} {count} instead of {expected.get(name, 0)}"
             for name, count in memories.items()

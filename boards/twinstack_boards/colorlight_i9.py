@@ -17,7 +17,7 @@ from amaranth_boards.resources import LEDResources, SPIFlashResources, UARTResou
 from .board import Board
 from .device import ECP5_45F
 from .phy import B50612D, NetworkPort
-from .profiles import small_config
+from .profiles import SMALL_DISTRIBUTED, small_config
 
 _LVCMOS33 = Attrs(IO_TYPE="LVCMOS33")
 
@@ -82,6 +82,7 @@ BOARD = Board(
     # Grade 6 is slower. Two ports at line rate want 62.5 MHz; 50 MHz carry 1.6 Gb/s of both together.
     config=small_config(ports=2, sync_hz=50_000_000),
     host_memory_bytes=8 * 1024,
+    distributed=SMALL_DISTRIBUTED,
     reference="clk25",
     reference_hz=25_000_000,
     reset="rst",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from twinstack.config import EngineConfig
 
+SMALL_DISTRIBUTED = ("engine.mac?.statistics", "engine.core?.console")
+"""Memories that go into distributed RAM with it."""
+
 
 def small_config(*, ports: int, sync_hz: int) -> EngineConfig:
     """What fits a 45F beside 8 KiB of host memory; the budget is in docs/architecture.md, the firmware's part in docs/boards.md."""

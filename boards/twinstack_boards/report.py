@@ -6,10 +6,14 @@ import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twinstack.config import EngineConfig
+
+if TYPE_CHECKING:
+    from .board import Board
 
 KINDS = {
     "LUT4": "LUT4",
@@ -136,11 +140,12 @@ def expected_block_rams(config: EngineConfig, host_memory_bytes: int) -> dict[st
     """
 
     def blocks_for(size: int) -> int:
-        return -(-size // _BLOCK_BYTES)
+        """A true dual-port block has 18 bits at most: two side by side hold 4 KiB."""
+        return 2 * -(-size // (2 * _BLOCK_BYTES))
 
     blocks = {
         "engine.code_ram": blocks_for(config.code_bytes),
-        "engine.shared_ram": blocks_for(config.shared_bytes),
+        "engine.shared_ram": -(-config.shared_bytes // _BLOCK_BYTES),  # one port only
         "host_memory.ram": blocks_for(host_memory_bytes),
     }
     for core in range(config.cores):
@@ -157,6 +162,12 @@ def expected_block_rams(config: EngineConfig, host_memory_bytes: int) -> dict[st
         blocks[f"engine.tx_engine.buffer{port}.ram"] = 2
         blocks[f"engine.mac{port}.statistics"] = 1
     return blocks
+
+
+def board_block_rams(board: Board) -> dict[str, int]:
+    """The budget of a board: without the memories that it keeps in distributed RAM."""
+    blocks = expected_block_rams(board.config, board.host_memory_bytes)
+    return {name: count for name, count in blocks.items() if not any(fnmatch(name, each) for each in board.distributed)}
 
 
 def clocks(report: Path) -> list[Clock]:

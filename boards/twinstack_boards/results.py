@@ -9,7 +9,7 @@ from typing import Any
 
 from .board import Board
 from .phy import NetworkPort
-from .report import KINDS, Clock, expected_block_rams
+from .report import KINDS, Clock, board_block_rams
 
 CELLS = ("LUT4", "FF", "DP16KD", "MULT18")
 
@@ -51,7 +51,7 @@ def _clock_name(name: str) -> str:
 
 def board_row(board: Board, results: list[dict[str, Any]]) -> str:
     """A row of the table. Of several seeds the largest counts and the slowest clocks are shown."""
-    budget = sum(expected_block_rams(board.config, board.host_memory_bytes).values())
+    budget = sum(board_block_rams(board).values())
     platform = board.platform()
     cells = [
         f"`{board.name}`",

@@ -7,7 +7,7 @@ from amaranth_boards.versa_ecp5_5g import VersaECP55GPlatform
 from .board import Board
 from .device import ECP5_45F
 from .phy import MARVELL_88E1512, NetworkPort
-from .profiles import small_config
+from .profiles import SMALL_DISTRIBUTED, small_config
 
 BOARD = Board(
     name="versa_ecp5_5g",
@@ -15,6 +15,7 @@ BOARD = Board(
     device=ECP5_45F,
     config=small_config(ports=2, sync_hz=75_000_000),
     host_memory_bytes=8 * 1024,
+    distributed=SMALL_DISTRIBUTED,
     reference="clk100",
     reference_hz=100_000_000,
     reset="rst",

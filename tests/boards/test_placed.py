@@ -8,7 +8,7 @@ import os
 import pytest
 
 from twinstack_boards.build import TOP, board_by_name
-from twinstack_boards.report import Netlist, clocks, expected_block_rams, utilization
+from twinstack_boards.report import Netlist, board_block_rams, clocks, utilization
 from twinstack_sim.toolchain import BUILD
 
 BOARD = board_by_name(os.environ.get("BOARD", "ecpix5_85"))
@@ -40,7 +40,7 @@ def test_block_is_in_the_netlist(netlist, block):
 
 
 def test_memories_take_the_block_rams_of_the_budget(netlist):
-    expected = expected_block_rams(BOARD.config, BOARD.host_memory_bytes)
+    expected = board_block_rams(BOARD)
     assert netlist.block_rams_by_memory() == expected
     assert sum(expected.values()) <= BOARD.device.block_rams
 

@@ -97,7 +97,8 @@ def test_budget_follows_the_configuration():
     assert small["engine.code_ram"] == 60 and small["engine.core1.data_ram"] == 32 and small["host_memory.ram"] == 4
     assert sum(small.values()) == 207
     large = expected_block_rams(EngineConfig(ports=2, cores=4, rx_bank_bytes=1536 * 3, rx_small_buffers=0), 16 * 1024)
-    assert large["engine.rx_bank3"] == 3  # 4608 bytes: two blocks and a part of a third
+    # 4608 bytes are two rows of 4 KiB, two blocks side by side each: a block has 18 bits with two ports.
+    assert large["engine.rx_bank3"] == 4
     assert "engine.rx_front_end1.store" in large and "engine.core3.cpu" in large
 
 
