@@ -26,15 +26,15 @@ EXPORTER_STYLE = (
 
 
 def main() -> int:
-    """Lint the engine with its default configuration; the exit status is Verilator's."""
+    """Lint the engine with its default configuration, as a board has it; the exit status is Verilator's."""
     from twinstack.config import EngineConfig
     from twinstack.cpu import verilog_source
 
-    from .engine_model import engine_verilog
+    from .engine_model import StandaloneConfig, engine_verilog
 
     folder = BUILD / "lint"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "engine.v").write_text(engine_verilog(EngineConfig()))
+    (folder / "engine.v").write_text(engine_verilog(StandaloneConfig(EngineConfig())))
     name, text = verilog_source()
     (folder / name).write_text(text)
     (folder / "waivers.vlt").write_text(f'`verilator_config\nlint_off -file "*/{name}"\n')
