@@ -52,7 +52,7 @@ async def boots_what_the_model_boots(dut):
         SlotResult.BOARD: {"code_kib": 8},
         SlotResult.LENGTH: {"length": 6},
     }
-    for turn in range(45):
+    for turn in range(40):
         flash = NorFlash(FLASH_BYTES)
         for slot in range(2):
             file = image(rng, 4 * rng.randrange(1, 20), rng.getrandbits(24))
@@ -67,11 +67,11 @@ async def boots_what_the_model_boots(dut):
                 put(flash, slot, contents)
         expected, _ = await compare(bench, flash)
         seen |= {*expected.results, expected.source}
-        if turn < 8:  # images that are never confirmed come to their end, one after the other
+        if turn < 3:  # images that are never confirmed come to their end, one after the other
             for _ in range(2 * flash_map.ATTEMPTS):
                 expected, _ = await compare(bench, flash)
             assert expected.attempt == 0
-    assert seen >= {Source.DEFAULT, Source.SLOT_A, Source.SLOT_B, SlotResult.GOOD, SlotResult.BODY_CRC}
+    assert seen >= {Source.DEFAULT, Source.SLOT_A, Source.SLOT_B, SlotResult.GOOD}
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
@@ -94,6 +94,10 @@ async def each_spoiled_header_is_named(dut):
     contents[13] ^= 1
     put(flash, 0, contents)
     assert (await compare(bench, flash))[0].results[0] == SlotResult.HEADER_CRC
+    contents[13] ^= 1
+    contents[flash_map.BODY_OFFSET] ^= 1
+    put(flash, 0, contents)
+    assert (await compare(bench, flash))[0].results[0] == SlotResult.BODY_CRC
 
 
 @cocotb.test(timeout_time=20, timeout_unit="ms")
