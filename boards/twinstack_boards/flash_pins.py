@@ -9,10 +9,10 @@ from amaranth.build import Attrs, Pins, PinsN, Resource, Subsignal
 
 SYSCONFIG = {
     "BG381": {"cs": "R2", "copi": "W2", "cipo": "V2", "wp": "Y2", "hold": "W1"},
-    "BG554": {"cs": "AA2", "copi": "AD2", "cipo": "AE2", "wp": "AF2", "hold": "AE1"},
+    "BG554": {"cs": "AA2", "copi": "AE2", "cipo": "AD2", "wp": "AF2", "hold": "AE1"},
 }
-"""Pins of master SPI by package. They are the device's, not the board's: amaranth-boards has the data pins of the Versa boards
-the other way round."""
+"""Pins of master SPI by package. They are the device's, not the board's: amaranth-boards has the data pins of the Versa boards and
+of the ECPIX-5 the other way round; LiteX-Boards has both as here."""
 
 
 def flash_resource(platform: Any) -> Resource:
