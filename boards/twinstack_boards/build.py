@@ -95,6 +95,10 @@ def build(
         verbose=True,
     )
     plan.extract(folder)
+    # Between synthesis and placement: block RAMs get the sites of the board's floorplan.
+    script = folder / f"build_{TOP}.sh"
+    command = f'"{sys.executable}" -m twinstack_boards.floorplan {TOP}.json {board.name}'
+    script.write_text(script.read_text().replace('"$NEXTPNR_ECP5"', f'{command}\n"$NEXTPNR_ECP5"', 1))
     began = time.monotonic()
     is_late = False
     log_path = folder / "build.log"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from twinstack.config import EngineConfig
 
+from .floorplan import SHELL
+
 if TYPE_CHECKING:
     from .board import Board
 
@@ -47,12 +49,8 @@ class Clock:
         return self.reached >= self.asked
 
 
-_SHELL = "standalone."
-"""What boards have around the engine, host memory and bridge; names are told from inside it."""
-
-
 def _inside(named: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {name.removeprefix(_SHELL): value for name, value in named.items()}
+    return {name.removeprefix(SHELL): value for name, value in named.items()}
 
 
 class Netlist:
