@@ -71,6 +71,23 @@ def zero_sums(rng: random.Random) -> list[bytes]:
     return frames
 
 
+def ends_about_the_copy(rng: random.Random) -> list[bytes]:
+    """TCP and UDP headers behind extension headers that end just within the header copy, with it, and beyond."""
+    from scapy.layers.inet import TCP, UDP
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
+    from scapy.layers.l2 import Ether
+
+    frames = []
+    for padding in (44, 52, 60):
+        for transport in (TCP, UDP):
+            head = Ether(src=rng.randbytes(6), dst=rng.randbytes(6)) / IPv6(src="2001:db8::1", dst="2001:db8::2")
+            head /= IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(padding))])
+            frames.append(
+                bytes(head / transport(sport=rng.randrange(65536), dport=rng.randrange(65536)) / rng.randbytes(9))
+            )
+    return frames
+
+
 def make(seed: int, number: int) -> list[Case]:
     """So many cases, the same for the same seed; also checks that the Python model agrees with scapy on each."""
     rng = random.Random(seed)
@@ -81,7 +98,7 @@ def make(seed: int, number: int) -> list[Case]:
             continue
         frames = [frame, *(mutate(rng, frame) for _ in range(VARIANTS))]
         if rng.random() < 0.01 or not cases:
-            frames += zero_sums(rng)
+            frames += zero_sums(rng) + ends_about_the_copy(rng)
         if model.inspect(frame).verdict != model.GOOD:  # scapy leaves out the checksum behind an authentication header
             frames.append(model.insert_checksums(frame))
         if rng.random() < 0.05:
